@@ -1,0 +1,212 @@
+//! What connections ask of a shard, and what it answers.
+//!
+//! Everything here is `Send`: a request travels to the core that owns the partitions, its answer back. One
+//! request carries all parts of a client's request that one core owns. Names of topics are gone by now:
+//! partitions are named by topic id.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::controller::image::MetadataImage;
+use crate::io::Instant;
+use crate::protocol::{ErrorCode, Uuid};
+
+/// A partition, bound to the topic's id: a topic made again under the same name is another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PartitionId {
+    /// The topic's id.
+    pub topic_id: Uuid,
+    /// The partition's index within its topic.
+    pub partition: i32,
+}
+
+/// Which core owns a partition, of `shards` cores: the partitions of a topic go round the cores.
+pub fn owner(id: PartitionId, shards: usize) -> usize {
+    let start = u64::from_be_bytes(id.topic_id.0[8..].try_into().expect("8 of 16 bytes"));
+    (start.wrapping_add(id.partition as u64) % shards as u64) as usize
+}
+
+/// A connection's request to one shard.
+#[derive(Debug)]
+pub enum Request {
+    /// Append batches. Parts of one connection enter their partitions in the order of the calls.
+    Produce(Produce),
+    /// Read what is visible now, without waiting.
+    Read(Read),
+    /// Answered once one of the partitions has more to show than the reader has seen, or at the deadline.
+    Await(Await),
+    /// Offsets by time or by name.
+    ListOffsets(Vec<ListOffset>),
+    /// The end offset of a leader epoch.
+    EpochEnd(Vec<EpochEnd>),
+    /// Make the shard's partitions those of this image; answered when they are.
+    Apply(Arc<MetadataImage>),
+    /// Drain everything to segments, write the clean-stop marker; answered when nothing is left to replay.
+    Stop,
+}
+
+/// The answer to the request of the same name.
+#[derive(Debug)]
+pub enum Reply {
+    /// One result for each part, in order; sent when all are settled.
+    Produce(Vec<Produced>),
+    /// One result for each part, in order.
+    Read(Vec<ReadPart>),
+    /// Something may have changed, or the deadline has passed.
+    Await,
+    /// One result for each part, in order.
+    ListOffsets(Vec<ListedOffset>),
+    /// One result for each part, in order.
+    EpochEnd(Vec<EpochEnded>),
+    /// The image is in force on this shard.
+    Apply,
+    /// The shard has stopped.
+    Stop,
+}
+
+/// Append batches.
+#[derive(Debug)]
+pub struct Produce {
+    /// The producer's wish: 0 answers when appended, 1 and −1 when on stable storage (−1: on every member of
+    /// the ISR).
+    pub acks: i16,
+    /// The Produce request's version; some checks depend on it.
+    pub version: i16,
+    /// When to give up waiting for stable storage (REQUEST_TIMED_OUT; the batches may be in the log).
+    pub deadline: Instant,
+    /// The batches, one for each partition.
+    pub parts: Vec<ProducePart>,
+}
+
+/// One partition's batch.
+#[derive(Debug)]
+pub struct ProducePart {
+    /// Where to.
+    pub id: PartitionId,
+    /// The records field as it came: one v2 batch, if the client is right.
+    pub records: Bytes,
+}
+
+/// What became of one partition's batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Produced {
+    /// NONE if it is in the log (or was already: a duplicate is answered as its original).
+    pub error: ErrorCode,
+    /// The offset of the batch's first record, or −1.
+    pub base_offset: i64,
+    /// The time that the log stamped, or −1 when the records keep their own (CreateTime).
+    pub log_append_time_ms: i64,
+    /// The partition's first offset, or −1.
+    pub log_start_offset: i64,
+    /// The records to blame: index within the batch, and why.
+    pub record_errors: Vec<(i32, Option<String>)>,
+    /// One sentence for all of them.
+    pub error_message: Option<String>,
+}
+
+/// Read what is visible now.
+#[derive(Debug)]
+pub struct Read {
+    /// Whether to stop at the last stable offset and to list aborted transactions.
+    pub read_committed: bool,
+    /// Most bytes for all parts together; the first batch found is given even if larger (KIP-74).
+    pub max_bytes: usize,
+    /// In the order in which the client wants them served.
+    pub parts: Vec<ReadFrom>,
+}
+
+/// One partition of a read.
+#[derive(Debug, Clone)]
+pub struct ReadFrom {
+    /// Where from.
+    pub id: PartitionId,
+    /// The leader epoch that the client believes in, −1 for none.
+    pub current_leader_epoch: i32,
+    /// The epoch of the last record that the client has, −1 for none: a divergence is told (KIP-595).
+    pub last_fetched_epoch: i32,
+    /// The first offset wanted.
+    pub offset: i64,
+    /// Most bytes of this partition.
+    pub max_bytes: usize,
+}
+
+/// What one partition shows.
+#[derive(Debug, Clone, Default)]
+pub struct ReadPart {
+    /// NONE, OFFSET_OUT_OF_RANGE, CORRUPT_MESSAGE, FENCED_LEADER_EPOCH, UNKNOWN_LEADER_EPOCH,
+    /// NOT_LEADER_OR_FOLLOWER, KAFKA_STORAGE_ERROR or UNKNOWN_TOPIC_ID.
+    pub error: ErrorCode,
+    /// One past the last visible offset; −1 with an error.
+    pub high_watermark: i64,
+    /// One past the last offset that no open transaction holds back; −1 with an error.
+    pub last_stable_offset: i64,
+    /// The partition's first offset; −1 with an error.
+    pub log_start_offset: i64,
+    /// (epoch, end offset) where the client's log leaves the leader's.
+    pub diverging_epoch: Option<(i32, i64)>,
+    /// (producer id, first offset) of aborted transactions among the records; for read_committed alone.
+    pub aborted_transactions: Vec<(i64, i64)>,
+    /// Whole batches, in order, sharing the log's memory.
+    pub records: Vec<Bytes>,
+}
+
+/// Wait for news.
+#[derive(Debug)]
+pub struct Await {
+    /// When to answer without news.
+    pub deadline: Instant,
+    /// Whether the last stable offset is watched instead of the high watermark.
+    pub read_committed: bool,
+    /// Each partition and the visible end that the reader has already seen.
+    pub parts: Vec<(PartitionId, i64)>,
+}
+
+/// One partition of a ListOffsets.
+#[derive(Debug, Clone)]
+pub struct ListOffset {
+    /// Which partition.
+    pub id: PartitionId,
+    /// The leader epoch that the client believes in, −1 for none.
+    pub current_leader_epoch: i32,
+    /// A time in milliseconds, or −1 latest, −2 earliest, −3 greatest timestamp, −4 earliest local,
+    /// −5 latest tiered.
+    pub timestamp: i64,
+    /// Whether "latest" is the last stable offset.
+    pub read_committed: bool,
+}
+
+/// The answer for one partition; −1 throughout when there is no such record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedOffset {
+    /// NONE or why not.
+    pub error: ErrorCode,
+    /// The record's timestamp, −1 for the names.
+    pub timestamp: i64,
+    /// The offset.
+    pub offset: i64,
+    /// The epoch of that record's leader, −1 if unknown.
+    pub leader_epoch: i32,
+}
+
+/// One partition of an OffsetForLeaderEpoch.
+#[derive(Debug, Clone)]
+pub struct EpochEnd {
+    /// Which partition.
+    pub id: PartitionId,
+    /// The leader epoch that the client believes in, −1 for none.
+    pub current_leader_epoch: i32,
+    /// The epoch asked for.
+    pub leader_epoch: i32,
+}
+
+/// The largest epoch not above the one asked for, and its end; (−1, −1) if there is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EpochEnded {
+    /// NONE or why not.
+    pub error: ErrorCode,
+    /// The epoch found.
+    pub leader_epoch: i32,
+    /// One past its last offset.
+    pub end_offset: i64,
+}

@@ -1,0 +1,3 @@
+//! One core's loop over its partitions.
+
+pub mod message;

@@ -1003,8 +1003,12 @@ fn arbitrary_struct(out: &mut String, root: &str, item: &Item, message: &Message
             Some(Some(c)) => format!("if {c} && r.null() {{ None }} else {{ Some({value}) }}"),
         };
         let mut conditions = Vec::from_iter(field.versions.condition(item.versions));
-        if field.tag.is_some() {
-            conditions.push(format!("({})", flexible(item)));
+        if let (Some(_), Some(first)) = (field.tag, item.flexible) {
+            let tagged = Range {
+                lo: first,
+                ..item.versions
+            };
+            conditions.extend(tagged.condition(item.versions));
         }
         if conditions.is_empty() {
             conditions.push("true".to_string());

@@ -858,12 +858,12 @@ fn rust_message(out: &mut String, item: &Item, message: &Message) {
     );
     line!(out, "}}");
     if let (false, Some(key)) = (item.is_api, item.key) {
-        line!(out, "impl {} {{", message.struct_rust(top, "'_"));
         line!(
             out,
-            "/// The int16 that the key of such a record begins with."
+            "impl<'a> RecordData<'a> for {} {{",
+            message.struct_rust(top, "'a")
         );
-        line!(out, "pub const RECORD_TYPE: i16 = {key};\n}}");
+        line!(out, "const RECORD_TYPE: i16 = {key};\n}}");
     }
 }
 

@@ -3,9 +3,12 @@
 //! Invariant: the client id is an inflexible string in every version of the request header, so that
 //! a broker can read it before it knows the API (KIP-511). Does not know the bodies.
 
+use bytes::Bytes;
+
 use super::api::ApiKey;
 use super::decoder::{DecodeError, Decoder};
-use super::encoder::Encoder;
+use super::encoder::{EncodeError, Encoder};
+use super::message::{Message, Request};
 use super::types::Str;
 
 /// The header of a request.
@@ -93,6 +96,39 @@ impl ResponseHeader {
     }
 }
 
+/// A whole request: size, header and body, to be sent in this order.
+pub fn request_frame<'a, R: Request<'a>>(
+    api_version: i16,
+    correlation_id: i32,
+    client_id: Option<&str>,
+    body: &R,
+) -> Result<Vec<Bytes>, EncodeError> {
+    let client_id = client_id.map(Str::Borrowed);
+    let header = RequestHeader {
+        api_key: R::API_KEY,
+        api_version,
+        correlation_id,
+        client_id,
+    };
+    let mut e = Encoder::frame();
+    header.encode(&mut e);
+    body.encode(&mut e, api_version);
+    e.finish()
+}
+
+/// A whole response to a request of `R` in `api_version`: size, header and body, to be sent in this
+/// order.
+pub fn response_frame<'a, R: Request<'a>>(
+    api_version: i16,
+    correlation_id: i32,
+    body: &R::Response<'_>,
+) -> Result<Vec<Bytes>, EncodeError> {
+    let mut e = Encoder::frame();
+    ResponseHeader { correlation_id }.encode(&mut e, R::API_KEY, api_version);
+    body.encode(&mut e, api_version);
+    e.finish()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,5 +193,44 @@ mod tests {
             );
             assert_eq!(d.finish(), Ok(()));
         }
+    }
+
+    #[test]
+    fn answers_are_those_of_a_kafka_broker() {
+        use crate::protocol::messages::api_versions::{ApiVersion, ApiVersionsRequest};
+        use crate::protocol::messages::{ApiVersionsResponse, MetadataRequest, MetadataResponse};
+        let hex = |frame: Vec<Bytes>| -> String {
+            frame
+                .concat()
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect()
+        };
+        // Recorded from Kafka 4.1: ApiVersions of version 99 is answered in version 0.
+        let own = ApiVersion {
+            api_key: 18,
+            min_version: 0,
+            max_version: 4,
+        };
+        let unsupported = ApiVersionsResponse {
+            error_code: 35,
+            api_keys: vec![own],
+            ..Default::default()
+        };
+        let frame = response_frame::<ApiVersionsRequest>(0, 1, &unsupported).unwrap();
+        assert_eq!(hex(frame), "0000001000000001002300000001001200000004");
+        // Likewise a client without a name, in version 4: a flexible body behind header version 0.
+        let invalid = ApiVersionsResponse {
+            error_code: 42,
+            ..Default::default()
+        };
+        let frame = response_frame::<ApiVersionsRequest>(4, 2, &invalid).unwrap();
+        assert_eq!(hex(frame), "0000000c00000002002a010000000000");
+        // Any other API answers a flexible version with header version 1.
+        let frame = response_frame::<MetadataRequest>(12, 3, &MetadataResponse::default()).unwrap();
+        assert_eq!(hex(frame), "000000110000000300000000000100ffffffff0100");
+        let request = ApiVersionsRequest::default();
+        let frame = request_frame(0, 4, Some("c"), &request).unwrap();
+        assert_eq!(hex(frame), "0000000b0012000000000004000163");
     }
 }

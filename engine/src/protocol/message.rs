@@ -35,6 +35,12 @@ pub trait Request<'a>: Message<'a> {
     type Response<'r>: Message<'r>;
 }
 
+/// The key or the value of a record in a coordinator's internal topic.
+pub trait RecordData<'a>: Message<'a> {
+    /// The int16 that the record's key begins with.
+    const RECORD_TYPE: i16;
+}
+
 fn check_version<'a, M: Message<'a>>(version: i16) -> Result<(), DecodeError> {
     match M::VERSIONS.contains(&version) {
         true => Ok(()),
@@ -54,7 +60,7 @@ mod prelude {
     pub(super) use super::super::decoder::{DecodeError, Decoder};
     pub(super) use super::super::encoder::Encoder;
     pub(super) use super::super::types::{Blob, IntoStatic, Records, Str, Uuid};
-    pub(super) use super::{Message, Request, check_version};
+    pub(super) use super::{Message, RecordData, Request, check_version};
 }
 
 /// Requests and responses, a module for each API: `messages::produce` holds `ProduceRequest`,

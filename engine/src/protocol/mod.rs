@@ -13,9 +13,7 @@
 //! use engine::protocol::messages::produce::{
 //!     PartitionProduceResponse, ProduceRequest, ProduceResponse, TopicProduceResponse,
 //! };
-//! use engine::protocol::{
-//!     ApiKey, Decoder, Encoder, Message, RequestHeader, ResponseHeader, next_frame,
-//! };
+//! use engine::protocol::{ApiKey, Decoder, Message, RequestHeader, next_frame, response_frame};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let mut socket = BytesMut::from(&[
@@ -38,11 +36,9 @@
 //!         ..Default::default()
 //!     });
 //! }
-//! let mut e = Encoder::frame();
-//! let answer = ResponseHeader { correlation_id: header.correlation_id };
-//! answer.encode(&mut e, header.api_key, header.api_version);
-//! response.encode(&mut e, header.api_version);
-//! let chunks: Vec<Bytes> = e.finish()?; // size, header and body, to be written in this order
+//! // Size, header and body, to be written in this order.
+//! let chunks: Vec<Bytes> =
+//!     response_frame::<ProduceRequest>(header.api_version, header.correlation_id, &response)?;
 //! # assert_eq!(chunks.len(), 1);
 //! # Ok(())
 //! # }
@@ -56,12 +52,13 @@ pub mod frame;
 pub mod header;
 mod message;
 pub mod types;
+pub mod value;
 
 pub use api::ApiKey;
 pub use decoder::{DecodeError, Decoder};
 pub use encoder::{EncodeError, Encoder};
 pub use error::ErrorCode;
 pub use frame::{FrameError, next_frame};
-pub use header::{RequestHeader, ResponseHeader};
-pub use message::{Message, Request, data, messages};
+pub use header::{RequestHeader, ResponseHeader, request_frame, response_frame};
+pub use message::{Message, RecordData, Request, data, messages};
 pub use types::{Blob, IntoStatic, Records, Str, Uuid};

@@ -133,6 +133,12 @@ impl Scratch {
         }
     }
 
+    /// Bytes that the buffers hold on to.
+    #[cfg(test)]
+    pub(super) fn retained(&self) -> usize {
+        self.window.capacity() + self.block.capacity() + self.plain.capacity()
+    }
+
     /// Starts to decompress `input`, giving at most `cap` bytes.
     pub(super) fn stream<'a>(
         &'a mut self,

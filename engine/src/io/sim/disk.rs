@@ -250,7 +250,8 @@ impl Disk {
 
     pub(super) fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
         let entries = &self.directory(self.resolve(path)?)?.entries;
-        let entry = |(name, inode): (&String, &Inode)| DirEntry { name: name.clone(), is_dir: self.is_directory(*inode) };
+        let entry =
+            |(name, inode): (&String, &Inode)| DirEntry { name: name.clone(), is_dir: self.is_directory(*inode) };
         Ok(entries.iter().map(entry).collect())
     }
 
@@ -317,7 +318,9 @@ impl Disk {
             }
             Change::Unlink { directory, name } => self.medium_names(directory, |names| names.remove(&name)),
             Change::Rename { from, to, inode } => {
-                self.medium_names(from.0, |names| (names.get(&from.1) == Some(&inode)).then(|| names.remove(&from.1)).flatten());
+                self.medium_names(from.0, |names| {
+                    (names.get(&from.1) == Some(&inode)).then(|| names.remove(&from.1)).flatten()
+                });
                 self.medium_names(to.0, |names| names.insert(to.1, inode));
             }
         }
@@ -570,7 +573,12 @@ impl Disk {
     pub(super) fn flip_bit(&mut self, inode: Inode) -> Option<u64> {
         let Disk { nodes, random, .. } = self;
         let Some(Kind::File(file)) = nodes.get_mut(&inode).map(|node| &mut node.kind) else { return None };
-        let clean: Vec<u64> = file.pages.iter().filter(|(_, page)| page.dirty == 0 && page.current.is_some()).map(|(index, _)| *index).collect();
+        let clean: Vec<u64> = file
+            .pages
+            .iter()
+            .filter(|(_, page)| page.dirty == 0 && page.current.is_some())
+            .map(|(index, _)| *index)
+            .collect();
         if clean.is_empty() {
             return None;
         }
@@ -599,6 +607,11 @@ impl Disk {
         let mut found = Vec::new();
         self.collect_files(ROOT, Path::new("/"), &mut found);
         found
+    }
+
+    /// Where a file is now.
+    pub(super) fn path_of(&self, inode: Inode) -> Option<PathBuf> {
+        self.files().into_iter().find_map(|(found, path, _)| (found == inode).then_some(path))
     }
 
     fn collect_files(&self, inode: Inode, path: &Path, found: &mut Vec<(Inode, PathBuf, u64)>) {
@@ -638,7 +651,9 @@ impl Disk {
         let paths: BTreeMap<Inode, PathBuf> = self.files().into_iter().map(|(inode, path, _)| (inode, path)).collect();
         let of_file = |inode: &Inode| {
             let path = paths.get(inode).cloned();
-            self.damaged(*inode, 0..u64::MAX - PAGE as u64).into_iter().map(move |range| Damage { path: path.clone(), range })
+            self.damaged(*inode, 0..u64::MAX - PAGE as u64)
+                .into_iter()
+                .map(move |range| Damage { path: path.clone(), range })
         };
         self.nodes.keys().flat_map(of_file).collect()
     }

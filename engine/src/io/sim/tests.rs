@@ -528,6 +528,96 @@ fn a_write_in_flight_at_a_kill_lands_whole_in_part_or_not() {
     assert!(whole > 10 && part > 10 && nothing > 10, "whole {whole}, part {part}, nothing {nothing}");
 }
 
+const MODEL_BLOCKS: usize = 8;
+
+/// What each block of a file may hold after a power loss: the last value that a flush covered, and all later.
+#[derive(Clone)]
+struct Allowed(Rc<RefCell<Vec<Vec<u8>>>>);
+
+impl Allowed {
+    fn put(&self, block: usize, value: u8) {
+        self.0.borrow_mut()[block].push(value);
+    }
+
+    fn settle(&self, block: usize) {
+        let values = &mut self.0.borrow_mut()[block];
+        values.drain(..values.len() - 1);
+    }
+}
+
+/// Writes, cuts and flushes one file at random, noting before each operation what it may leave behind and
+/// after it what is certain.
+async fn scribble(io: Io, allowed: Allowed) {
+    let file = io.open(path(), OpenMode::ReadWrite).await.expect("there");
+    loop {
+        let block = io.random_u64() as usize % MODEL_BLOCKS;
+        let value = (io.random_u64() % 250) as u8 + 1;
+        let position = (block * BLOCK) as u64;
+        match io.random_u64() % 8 {
+            0 => {
+                file.sync().await.expect("flushes do not fail here");
+                (0..MODEL_BLOCKS).for_each(|block| allowed.settle(block));
+            }
+            1 => {
+                (block..MODEL_BLOCKS).for_each(|block| allowed.put(block, 0));
+                file.truncate(position).await.expect("cuts do not fail here");
+            }
+            2 | 3 => {
+                allowed.put(block, value);
+                file.write_durable_at(position, block_of(value)).await.expect("errors are transient");
+                allowed.settle(block);
+            }
+            _ => {
+                allowed.put(block, value);
+                file.write_at(position, block_of(value)).await.expect("errors are transient");
+            }
+        }
+    }
+}
+
+#[test]
+fn each_block_holds_what_was_flushed_or_something_later() {
+    let mut coverage = Coverage::default();
+    for seed in 0..300 {
+        let faults = Faults { short_write: 0.2, short_read: 0.2, transient: 0.1, slow_disk: 0.1, ..Faults::none() };
+        let world = World::new(seed, faults);
+        let node = world.add_node();
+        world.block_on(node, |io| async move {
+            durable_file(&io, MODEL_BLOCKS).await;
+        });
+        let allowed = Allowed(Rc::new(RefCell::new(vec![vec![0]; MODEL_BLOCKS])));
+        for round in 0..5 {
+            let noted = allowed.clone();
+            world.crash(node, CrashKind::Kill);
+            world.start(node, 1, |io| scribble(io, noted.clone()));
+            world.run_for(Duration::from_micros(1000 + seed * 37 % 9000));
+            world.crash(node, CrashKind::PowerLoss);
+            let mut content = world.file_content(node, path()).expect("its name is durable");
+            content.resize(MODEL_BLOCKS * BLOCK, 0);
+            for (block, bytes) in content.chunks(BLOCK).enumerate() {
+                let values = allowed.0.borrow()[block].clone();
+                let legal = bytes
+                    .chunks(512)
+                    .all(|sector| values.contains(&sector[0]) && sector.iter().all(|b| *b == sector[0]));
+                assert!(legal, "seed {seed}, round {round}, block {block}: {values:?}");
+            }
+            // The next round begins with values that are certain.
+            let whole = allowed.clone();
+            world.block_on(node, |io| async move {
+                let file = io.open(path(), OpenMode::ReadWrite).await.expect("there");
+                for block in 0..MODEL_BLOCKS {
+                    file.write_durable_at((block * BLOCK) as u64, block_of(100)).await.expect("errors are transient");
+                    whole.0.borrow_mut()[block] = vec![100];
+                }
+            });
+        }
+        coverage.merge(&world.coverage());
+    }
+    for class in [FaultClass::TornSector, FaultClass::LostUnsynced, FaultClass::LostLength, FaultClass::ShortWrite] {
+        assert!(coverage.count(class) > 50, "{class:?} fired {} times", coverage.count(class));
+    }
+}
+
 /// Throughput of the executor and the disk; run by hand: `--ignored --nocapture`.
 #[test]
 #[ignore = "a measurement, not a check"]

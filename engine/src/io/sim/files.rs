@@ -7,9 +7,10 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::disk::{Disk, Inode, Landing, SECTOR};
+use super::disk::{Disk, Inode};
 use super::executor::{Event, Sim};
 use super::faults::{FaultClass, Faults};
+use super::pages::{Landing, SECTOR};
 use super::random::Random;
 use super::{CrashKind, SimIo};
 use crate::io::buffer::{BLOCK, Buffer};

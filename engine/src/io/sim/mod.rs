@@ -11,6 +11,7 @@ mod executor;
 mod faults;
 mod files;
 mod net;
+mod pages;
 mod random;
 #[cfg(test)]
 mod tests;

@@ -343,6 +343,70 @@ fn a_cut_holds_bytes_back_and_a_crash_ends_the_connection() {
 }
 
 #[test]
+fn a_detached_stream_goes_on_at_another_core_or_is_closed() {
+    let world = World::new(2, Faults::none());
+    let (server, client) = (world.add_node(), world.add_node());
+    let mut boxes = mailboxes::<crate::io::DetachedStream>(2).into_iter();
+    world.start(server, 2, |io| {
+        let mailbox = boxes.next().expect("one for each core");
+        async move {
+            if io.core() == 1 {
+                for detached in mailbox.receive().await {
+                    io.adopt(detached).write(vec![Bytes::from_static(b"core 1")]).await.expect("no resets");
+                }
+                return;
+            }
+            let listener = io.listen("0.0.0.0:1".parse().expect("an address")).await.expect("free");
+            let (first, _) = listener.accept().await.expect("no faults");
+            mailbox.send(&io, 1, first.detach().expect("not shared"));
+            let (second, _) = listener.accept().await.expect("no faults");
+            drop(second.detach());
+            std::future::pending().await
+        }
+    });
+    world.run_for(Duration::from_millis(1));
+    let read_all = |io: Io| async move {
+        let stream = io.connect("10.0.0.1:1".parse().expect("an address")).await.expect("listens");
+        let mut all = Vec::new();
+        loop {
+            let (read, buffer) = stream.read(BytesMut::with_capacity(100)).await;
+            if read.expect("no resets") == 0 {
+                return all;
+            }
+            all.extend_from_slice(&buffer);
+        }
+    };
+    assert_eq!(world.block_on(client, read_all), b"core 1");
+    assert!(world.block_on(client, read_all).is_empty());
+}
+
+#[test]
+fn a_reader_that_does_not_read_holds_the_writer_back() {
+    let world = World::new(4, Faults::none());
+    let (server, client) = (world.add_node(), world.add_node());
+    world.start(server, 1, |io| async move {
+        let listener = io.listen("0.0.0.0:1".parse().expect("an address")).await.expect("free");
+        let _unread = listener.accept().await.expect("no faults");
+        std::future::pending().await
+    });
+    world.run_for(Duration::from_millis(1));
+    let written: Rc<RefCell<usize>> = Rc::default();
+    let count = written.clone();
+    world.start(client, 1, |io| {
+        let count = count.clone();
+        async move {
+            let stream = io.connect("10.0.0.1:1".parse().expect("an address")).await.expect("listens");
+            loop {
+                stream.write(vec![Bytes::from_static(&[0; 4096])]).await.expect("no resets");
+                *count.borrow_mut() += 4096;
+            }
+        }
+    });
+    world.run_for(Duration::from_secs(10));
+    assert!((4096..=1 << 20).contains(&*written.borrow()), "{} bytes are buffered", written.borrow());
+}
+
+#[test]
 fn mail_of_a_pair_keeps_its_order_and_that_of_others_does_not() {
     let mut interleavings = std::collections::BTreeSet::new();
     for seed in 0..20 {

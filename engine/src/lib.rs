@@ -4,3 +4,6 @@
 //! them, `shard` is one core's loop over them.
 
 pub mod io;
+pub mod protocol;
+pub mod record;
+pub mod replication;

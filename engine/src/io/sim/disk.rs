@@ -1,0 +1,853 @@
+//! One node's disk: what is on the medium, and what the process sees, until a flush makes them one.
+//!
+//! A file is a sparse map of 4 KiB pages. A page that has unflushed sectors keeps the medium's image beside
+//! the current one, with a bit per sector; a power loss picks one of the two for each such sector.
+//! Directory changes are a list of operations that a directory flush moves to the medium; a rename is one of
+//! them, so it is atomic. Damage that the simulator does on purpose is a bit per sector too: the ledger.
+//! This module knows neither time nor tasks; whoever calls it decides when an operation takes effect.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
+
+use super::faults::{Coverage, FaultClass};
+use super::random::Random;
+use crate::io::{DirEntry, OpenMode};
+
+/// What a device writes whole or not at all. 512 bytes.
+pub(super) const SECTOR: usize = 512;
+const PAGE: usize = 4096;
+const ROOT: u64 = 0;
+/// Below so many files nothing is swept.
+const SWEEP_SLACK: usize = 64;
+
+pub(super) type Inode = u64;
+/// `None` is a page of zeros.
+type Content = Option<Box<[u8; PAGE]>>;
+
+#[derive(Default)]
+struct Page {
+    current: Content,
+    /// The medium's image; meaningful while `dirty` is not 0.
+    medium: Content,
+    /// Sectors of `current` that are not on the medium.
+    dirty: u8,
+    /// Dirty sectors that no flush will save: one has failed and said so.
+    doomed: u8,
+    /// Sectors damaged by the simulator in `current`, and in `medium`.
+    damage: u8,
+    medium_damage: u8,
+    /// When the page became dirty.
+    dirtied: u64,
+    /// Whether it is dirty only because the file was cut before it.
+    cut: bool,
+}
+
+#[derive(Default)]
+struct FileData {
+    pages: BTreeMap<u64, Page>,
+    dirty: BTreeSet<u64>,
+    len: u64,
+    medium_len: u64,
+    allocated: u64,
+}
+
+#[derive(Default)]
+struct Directory {
+    entries: BTreeMap<String, Inode>,
+    medium: BTreeMap<String, Inode>,
+}
+
+enum Kind {
+    File(FileData),
+    Directory(Directory),
+}
+
+struct Node {
+    kind: Kind,
+    /// Whether an open file holds the lock. Each open file has a clone, so its count tells what is open.
+    lock: Rc<Cell<bool>>,
+}
+
+impl Node {
+    fn new(kind: Kind) -> Node {
+        Node { kind, lock: Rc::default() }
+    }
+}
+
+enum Change {
+    Link { directory: Inode, name: String, inode: Inode },
+    Unlink { directory: Inode, name: String },
+    Rename { from: (Inode, String), to: (Inode, String), inode: Inode },
+}
+
+impl Change {
+    /// The directory whose flush makes the change durable.
+    fn home(&self) -> Inode {
+        match self {
+            Change::Link { directory, .. } | Change::Unlink { directory, .. } => *directory,
+            Change::Rename { to, .. } => to.0,
+        }
+    }
+}
+
+/// A change of names that no directory flush has made durable, and when it was made.
+struct Pending {
+    made: u64,
+    change: Change,
+}
+
+/// How a write reaches the disk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Landing {
+    /// Volatile until a flush.
+    Cached,
+    /// On the medium at once.
+    Durable,
+}
+
+/// A range that the simulator damaged and that nothing has overwritten.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// Where the file is now; `None` when it has been removed.
+    pub path: Option<PathBuf>,
+    /// The damaged bytes, in whole sectors.
+    pub range: Range<u64>,
+}
+
+pub(super) struct Disk {
+    nodes: BTreeMap<Inode, Node>,
+    next: Inode,
+    pending: Vec<Pending>,
+    /// Counts changes, to tell which came before a flush was asked for.
+    clock: u64,
+    capacity: u64,
+    used: u64,
+    sweep_at: usize,
+    pub(super) random: Random,
+}
+
+fn os_error(code: i32) -> io::Error {
+    io::Error::from_raw_os_error(code)
+}
+
+impl Disk {
+    pub(super) fn new(random: Random) -> Disk {
+        let root = Node::new(Kind::Directory(Directory::default()));
+        Disk {
+            nodes: BTreeMap::from([(ROOT, root)]),
+            next: ROOT + 1,
+            pending: Vec::new(),
+            clock: 0,
+            capacity: 1 << 40,
+            used: 0,
+            sweep_at: SWEEP_SLACK,
+            random,
+        }
+    }
+
+    /// What a flush that is asked for now must cover.
+    pub(super) fn clock(&self) -> u64 {
+        self.clock
+    }
+
+    fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+
+    pub(super) fn set_capacity(&mut self, bytes: u64) {
+        self.capacity = bytes;
+    }
+
+    /// (total, available) bytes.
+    pub(super) fn space(&self) -> (u64, u64) {
+        (self.capacity, self.capacity.saturating_sub(self.used))
+    }
+
+    // Names.
+
+    fn directory(&self, inode: Inode) -> io::Result<&Directory> {
+        match self.nodes.get(&inode).map(|node| &node.kind) {
+            Some(Kind::Directory(directory)) => Ok(directory),
+            Some(Kind::File(_)) => Err(os_error(libc::ENOTDIR)),
+            None => Err(os_error(libc::ENOENT)),
+        }
+    }
+
+    fn directory_mut(&mut self, inode: Inode) -> &mut Directory {
+        match self.nodes.get_mut(&inode).map(|node| &mut node.kind) {
+            Some(Kind::Directory(directory)) => directory,
+            _ => unreachable!("inode {inode} was resolved as a directory"),
+        }
+    }
+
+    pub(super) fn resolve(&self, path: &Path) -> io::Result<Inode> {
+        let mut inode = ROOT;
+        for component in path.components() {
+            if let Component::Normal(name) = component {
+                let name = name.to_str().ok_or_else(|| os_error(libc::EINVAL))?;
+                inode = *self.directory(inode)?.entries.get(name).ok_or_else(|| os_error(libc::ENOENT))?;
+            }
+        }
+        Ok(inode)
+    }
+
+    fn parent(&self, path: &Path) -> io::Result<(Inode, String)> {
+        let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| os_error(libc::EINVAL))?;
+        let parent = self.resolve(path.parent().unwrap_or(Path::new("/")))?;
+        self.directory(parent)?;
+        Ok((parent, name.to_owned()))
+    }
+
+    fn look_up(&self, directory: Inode, name: &str) -> Option<Inode> {
+        self.directory(directory).ok()?.entries.get(name).copied()
+    }
+
+    fn link(&mut self, directory: Inode, name: String, kind: Kind) -> Inode {
+        let inode = self.next;
+        self.next += 1;
+        self.nodes.insert(inode, Node::new(kind));
+        self.directory_mut(directory).entries.insert(name.clone(), inode);
+        self.change(Change::Link { directory, name, inode });
+        self.sweep_if_many();
+        inode
+    }
+
+    fn change(&mut self, change: Change) {
+        let made = self.tick();
+        self.pending.push(Pending { made, change });
+    }
+
+    fn is_directory(&self, inode: Inode) -> bool {
+        matches!(self.nodes.get(&inode).map(|node| &node.kind), Some(Kind::Directory(_)))
+    }
+
+    /// Opens or makes a file; the second value is its lock, shared by all who have it open.
+    pub(super) fn open(&mut self, path: &Path, mode: OpenMode) -> io::Result<(Inode, Rc<Cell<bool>>)> {
+        let (parent, name) = self.parent(path)?;
+        let inode = match (self.look_up(parent, &name), mode) {
+            (Some(_), OpenMode::CreateNew) => return Err(os_error(libc::EEXIST)),
+            (Some(inode), _) if self.is_directory(inode) => return Err(os_error(libc::EISDIR)),
+            (Some(inode), _) => inode,
+            (None, OpenMode::Create | OpenMode::CreateNew) => self.link(parent, name, Kind::File(FileData::default())),
+            (None, _) => return Err(os_error(libc::ENOENT)),
+        };
+        Ok((inode, self.nodes[&inode].lock.clone()))
+    }
+
+    pub(super) fn create_dir(&mut self, path: &Path) -> io::Result<()> {
+        let (parent, name) = self.parent(path)?;
+        if self.look_up(parent, &name).is_some() {
+            return Err(os_error(libc::EEXIST));
+        }
+        self.link(parent, name, Kind::Directory(Directory::default()));
+        Ok(())
+    }
+
+    pub(super) fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
+        let entries = &self.directory(self.resolve(path)?)?.entries;
+        let entry = |(name, inode): (&String, &Inode)| DirEntry { name: name.clone(), is_dir: self.is_directory(*inode) };
+        Ok(entries.iter().map(entry).collect())
+    }
+
+    pub(super) fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        let from = self.parent(from)?;
+        let to = self.parent(to)?;
+        let inode = self.look_up(from.0, &from.1).ok_or_else(|| os_error(libc::ENOENT))?;
+        if let Some(replaced) = self.look_up(to.0, &to.1) {
+            if replaced == inode {
+                return Ok(());
+            }
+            match (self.is_directory(inode), self.is_directory(replaced)) {
+                (false, true) => return Err(os_error(libc::EISDIR)),
+                (true, false) => return Err(os_error(libc::ENOTDIR)),
+                (true, true) if !self.directory(replaced)?.entries.is_empty() => return Err(os_error(libc::ENOTEMPTY)),
+                _ => self.discharge(replaced),
+            }
+        }
+        self.directory_mut(from.0).entries.remove(&from.1);
+        self.directory_mut(to.0).entries.insert(to.1.clone(), inode);
+        self.change(Change::Rename { from, to, inode });
+        Ok(())
+    }
+
+    pub(super) fn remove(&mut self, path: &Path, directory: bool) -> io::Result<()> {
+        let (parent, name) = self.parent(path)?;
+        let inode = self.look_up(parent, &name).ok_or_else(|| os_error(libc::ENOENT))?;
+        match &self.nodes[&inode].kind {
+            Kind::File(_) if directory => return Err(os_error(libc::ENOTDIR)),
+            Kind::Directory(_) if !directory => return Err(os_error(libc::EISDIR)),
+            Kind::Directory(removed) if !removed.entries.is_empty() => return Err(os_error(libc::ENOTEMPTY)),
+            _ => {}
+        }
+        self.discharge(inode);
+        self.directory_mut(parent).entries.remove(&name);
+        self.change(Change::Unlink { directory: parent, name });
+        Ok(())
+    }
+
+    /// Makes durable what had changed in the directory by `limit`.
+    pub(super) fn sync_dir(&mut self, path: &Path, limit: u64) -> io::Result<()> {
+        let directory = self.resolve(path)?;
+        self.directory(directory)?;
+        let (synced, pending): (Vec<_>, Vec<_>) = std::mem::take(&mut self.pending)
+            .into_iter()
+            .partition(|pending| pending.made <= limit && pending.change.home() == directory);
+        self.pending = pending;
+        for Pending { change, .. } in synced {
+            // The file cannot come back under its old name once its new one is durable.
+            if let Change::Rename { from, inode, .. } = &change {
+                let old = |p: &Pending| matches!(&p.change, Change::Link { directory, name, inode: linked } if linked == inode && *directory == from.0 && *name == from.1);
+                self.pending.retain(|pending| !old(pending));
+            }
+            self.apply_to_medium(change);
+        }
+        self.sweep_if_many();
+        Ok(())
+    }
+
+    fn apply_to_medium(&mut self, change: Change) {
+        match change {
+            Change::Link { directory, name, inode } => {
+                self.medium_names(directory, |names| names.insert(name, inode));
+            }
+            Change::Unlink { directory, name } => self.medium_names(directory, |names| names.remove(&name)),
+            Change::Rename { from, to, inode } => {
+                self.medium_names(from.0, |names| (names.get(&from.1) == Some(&inode)).then(|| names.remove(&from.1)).flatten());
+                self.medium_names(to.0, |names| names.insert(to.1, inode));
+            }
+        }
+    }
+
+    /// A directory that is gone for good has no names to change.
+    fn medium_names(&mut self, directory: Inode, change: impl FnOnce(&mut BTreeMap<String, Inode>) -> Option<Inode>) {
+        if let Some(Node { kind: Kind::Directory(directory), .. }) = self.nodes.get_mut(&directory) {
+            change(&mut directory.medium);
+        }
+    }
+
+    fn sweep_if_many(&mut self) {
+        if self.nodes.len() > self.sweep_at {
+            self.sweep();
+            self.sweep_at = 2 * self.nodes.len() + SWEEP_SLACK;
+        }
+    }
+
+    /// Forgets files that have no name, on the medium or off it, and that nobody has open.
+    fn sweep(&mut self) {
+        let mut live = BTreeSet::from([ROOT]);
+        for node in self.nodes.values() {
+            if let Kind::Directory(directory) = &node.kind {
+                live.extend(directory.entries.values());
+                live.extend(directory.medium.values());
+            }
+        }
+        for pending in &self.pending {
+            if let Change::Link { inode, .. } | Change::Rename { inode, .. } = &pending.change {
+                live.insert(*inode);
+            }
+        }
+        self.nodes.retain(|inode, node| live.contains(inode) || Rc::strong_count(&node.lock) > 1);
+    }
+
+    // Content.
+
+    fn file(&self, inode: Inode) -> &FileData {
+        match self.nodes.get(&inode).map(|node| &node.kind) {
+            Some(Kind::File(file)) => file,
+            _ => unreachable!("inode {inode} was opened as a file and is kept while open"),
+        }
+    }
+
+    fn file_mut(&mut self, inode: Inode) -> &mut FileData {
+        match self.nodes.get_mut(&inode).map(|node| &mut node.kind) {
+            Some(Kind::File(file)) => file,
+            _ => unreachable!("inode {inode} was opened as a file and is kept while open"),
+        }
+    }
+
+    fn discharge(&mut self, inode: Inode) {
+        if !self.is_directory(inode) {
+            self.used -= std::mem::take(&mut self.file_mut(inode).allocated);
+        }
+    }
+
+    /// Whether `[.., end)` needs more space than the disk has.
+    pub(super) fn lacks_space(&self, inode: Inode, end: u64) -> bool {
+        let more = end.next_multiple_of(PAGE as u64).saturating_sub(self.file(inode).allocated);
+        more > 0 && self.used + more > self.capacity
+    }
+
+    pub(super) fn grows(&self, inode: Inode, end: u64) -> bool {
+        end > self.file(inode).allocated
+    }
+
+    fn charge(&mut self, inode: Inode, end: u64) {
+        let end = end.next_multiple_of(PAGE as u64);
+        let file = self.file_mut(inode);
+        let more = end.saturating_sub(file.allocated);
+        file.allocated += more;
+        self.used += more;
+    }
+
+    pub(super) fn len(&self, inode: Inode) -> u64 {
+        self.file(inode).len
+    }
+
+    pub(super) fn read(&self, inode: Inode, position: u64, target: &mut [u8]) -> usize {
+        let file = self.file(inode);
+        let len = file.len.saturating_sub(position).min(target.len() as u64) as usize;
+        let first = position / PAGE as u64;
+        for (index, target) in target[..len].chunks_mut(PAGE).enumerate() {
+            match file.pages.get(&(first + index as u64)).and_then(|page| page.current.as_ref()) {
+                Some(content) => target.copy_from_slice(&content[..target.len()]),
+                None => target.fill(0),
+            }
+        }
+        len
+    }
+
+    /// Writes whole sectors. The caller has checked for space.
+    pub(super) fn write(&mut self, inode: Inode, position: u64, bytes: &[u8], landing: Landing) {
+        self.store(inode, position, bytes, landing, false);
+        self.extend_to(inode, position + bytes.len() as u64);
+        if landing == Landing::Durable {
+            self.file_mut(inode).commit_len();
+        }
+    }
+
+    /// As [`Disk::write`], but each sector lands or not.
+    pub(super) fn write_torn(&mut self, inode: Inode, position: u64, bytes: &[u8]) {
+        for (index, sector) in bytes.chunks(SECTOR).enumerate() {
+            if self.random.coin() {
+                self.write(inode, position + (index * SECTOR) as u64, sector, Landing::Cached);
+            }
+        }
+    }
+
+    /// The write is believed, but its bytes go nowhere: what was there stays, and is damage.
+    pub(super) fn lose_write(&mut self, inode: Inode, position: u64, len: usize, landing: Landing) {
+        self.mark_damaged(inode, position..position + len as u64);
+        self.extend_to(inode, position + len as u64);
+        if landing == Landing::Durable {
+            self.file_mut(inode).commit_len();
+        }
+    }
+
+    /// Puts bytes where they do not belong; the file's length stays.
+    pub(super) fn misdirect(&mut self, inode: Inode, position: u64, bytes: &[u8]) {
+        self.store(inode, position, bytes, Landing::Durable, true);
+    }
+
+    fn store(&mut self, inode: Inode, mut position: u64, mut bytes: &[u8], landing: Landing, damage: bool) {
+        let now = self.tick();
+        let file = self.file_mut(inode);
+        while !bytes.is_empty() {
+            let within = position as usize % PAGE;
+            let (piece, rest) = bytes.split_at(bytes.len().min(PAGE - within));
+            file.store_in_page(position / PAGE as u64, within, piece, landing, damage, now);
+            position += piece.len() as u64;
+            bytes = rest;
+        }
+    }
+
+    fn extend_to(&mut self, inode: Inode, end: u64) {
+        self.charge(inode, end);
+        let file = self.file_mut(inode);
+        file.len = file.len.max(end);
+    }
+
+    pub(super) fn allocate(&mut self, inode: Inode, end: u64) {
+        self.tick();
+        self.extend_to(inode, end);
+    }
+
+    pub(super) fn truncate(&mut self, inode: Inode, len: u64) {
+        let now = self.tick();
+        let file = self.file_mut(inode);
+        file.cut(len, now);
+        let kept = len.next_multiple_of(PAGE as u64);
+        let freed = file.allocated.saturating_sub(kept);
+        file.allocated -= freed;
+        self.used -= freed;
+    }
+
+    /// Makes durable what was written by `limit`.
+    pub(super) fn sync(&mut self, inode: Inode, limit: u64) {
+        let file = self.file_mut(inode);
+        let pages = &mut file.pages;
+        file.dirty.retain(|index| {
+            let page = pages.get_mut(index).expect("a dirty page exists");
+            if page.dirtied <= limit {
+                page.flush();
+            }
+            page.dirty != 0
+        });
+        file.commit_len();
+    }
+
+    /// A flush that fails: of what it should have covered some is gone at once, some is gone at a power loss
+    /// whatever later flushes say, some is unharmed. Returns the number of pages that were lost.
+    pub(super) fn fail_sync(&mut self, inode: Inode, limit: u64) -> u64 {
+        let Disk { nodes, random, .. } = self;
+        let Some(Kind::File(file)) = nodes.get_mut(&inode).map(|node| &mut node.kind) else { return 0 };
+        let pages = &mut file.pages;
+        let mut lost = 0;
+        file.dirty.retain(|index| {
+            let page = pages.get_mut(index).expect("a dirty page exists");
+            if page.dirtied <= limit {
+                match random.below(3) {
+                    0 => page.revert(page.dirty),
+                    1 => page.doomed |= page.dirty,
+                    _ => return true,
+                }
+                lost += 1;
+            }
+            page.dirty != 0
+        });
+        lost
+    }
+
+    // Crashes and damage.
+
+    /// The power fails: each unflushed sector, name and length is kept or lost by itself. Whoever had files
+    /// open is gone.
+    pub(super) fn lose_power(&mut self, coverage: &mut Coverage) {
+        self.lose_names(coverage);
+        let Disk { nodes, random, .. } = self;
+        self.used = 0;
+        // In some crashes everything unflushed is lost, in some nothing, in most some.
+        let survival = [0.0, 0.5, 0.5, 0.9, 1.0][random.below(5) as usize];
+        for node in nodes.values_mut() {
+            node.lock = Rc::default();
+            if let Kind::File(file) = &mut node.kind {
+                file.lose_power(survival, random, coverage);
+                self.used += file.allocated;
+            }
+        }
+    }
+
+    fn lose_names(&mut self, coverage: &mut Coverage) {
+        let pending = std::mem::take(&mut self.pending);
+        // A journaling file system keeps a prefix of its changes; POSIX promises not even that.
+        let in_order = self.random.coin();
+        let kept = self.random.between(0, pending.len() as u64) as usize;
+        for (index, Pending { change, .. }) in pending.into_iter().enumerate() {
+            let survives = if in_order { index < kept } else { self.random.coin() };
+            if survives {
+                self.apply_to_medium(change);
+            } else {
+                coverage.add(FaultClass::LostName, 1);
+            }
+        }
+        let mut live = BTreeSet::new();
+        self.restore_directory(ROOT, &mut live);
+        self.nodes.retain(|inode, _| live.contains(inode));
+    }
+
+    /// Sets the directory and those below it to what the medium says; a file has one place only.
+    fn restore_directory(&mut self, inode: Inode, live: &mut BTreeSet<Inode>) {
+        live.insert(inode);
+        let mut names = self.directory_mut(inode).medium.clone();
+        names.retain(|_, child| self.nodes.contains_key(child) && !live.contains(child));
+        for child in names.values() {
+            if self.is_directory(*child) {
+                self.restore_directory(*child, live);
+            } else {
+                live.insert(*child);
+            }
+        }
+        let directory = self.directory_mut(inode);
+        directory.entries = names.clone();
+        directory.medium = names;
+    }
+
+    /// Flips one bit of an allocated page, at rest; the position of its sector.
+    pub(super) fn flip_bit(&mut self, inode: Inode) -> Option<u64> {
+        let Disk { nodes, random, .. } = self;
+        let Some(Kind::File(file)) = nodes.get_mut(&inode).map(|node| &mut node.kind) else { return None };
+        let clean: Vec<u64> = file.pages.iter().filter(|(_, page)| page.dirty == 0 && page.current.is_some()).map(|(index, _)| *index).collect();
+        if clean.is_empty() {
+            return None;
+        }
+        let index = clean[random.below(clean.len() as u64) as usize];
+        let valid = (file.len - index * PAGE as u64).min(PAGE as u64);
+        let byte = random.below(valid) as usize;
+        let page = file.pages.get_mut(&index).expect("chosen among the pages");
+        let content = page.current.as_mut().expect("chosen for its content");
+        content[byte] ^= 1 << random.below(8);
+        page.damage |= 1 << (byte / SECTOR);
+        Some(index * PAGE as u64 + (byte / SECTOR * SECTOR) as u64)
+    }
+
+    fn mark_damaged(&mut self, inode: Inode, range: Range<u64>) {
+        let file = self.file_mut(inode);
+        for sector in range.start / SECTOR as u64..range.end.div_ceil(SECTOR as u64) {
+            let per_page = (PAGE / SECTOR) as u64;
+            let page = file.pages.entry(sector / per_page).or_default();
+            page.damage |= 1 << (sector % per_page);
+            page.medium_damage |= 1 << (sector % per_page);
+        }
+    }
+
+    /// All files with their paths and lengths.
+    pub(super) fn files(&self) -> Vec<(Inode, PathBuf, u64)> {
+        let mut found = Vec::new();
+        self.collect_files(ROOT, Path::new("/"), &mut found);
+        found
+    }
+
+    fn collect_files(&self, inode: Inode, path: &Path, found: &mut Vec<(Inode, PathBuf, u64)>) {
+        match &self.nodes[&inode].kind {
+            Kind::File(file) => found.push((inode, path.to_owned(), file.len)),
+            Kind::Directory(directory) => {
+                for (name, child) in &directory.entries {
+                    self.collect_files(*child, &path.join(name), found);
+                }
+            }
+        }
+    }
+
+    /// The damaged ranges of a file that meet `range`, neighbours joined.
+    pub(super) fn damaged(&self, inode: Inode, range: Range<u64>) -> Vec<Range<u64>> {
+        let mut found: Vec<Range<u64>> = Vec::new();
+        let Some(Node { kind: Kind::File(file), .. }) = self.nodes.get(&inode) else { return found };
+        if range.is_empty() {
+            return found;
+        }
+        for (index, page) in file.pages.range(range.start / PAGE as u64..range.end.div_ceil(PAGE as u64)) {
+            for sector in (0..PAGE / SECTOR).filter(|sector| page.damage & (1 << sector) != 0) {
+                let start = index * PAGE as u64 + (sector * SECTOR) as u64;
+                let end = start + SECTOR as u64;
+                match found.last_mut() {
+                    _ if end <= range.start || start >= range.end => {}
+                    Some(last) if last.end == start => last.end = end,
+                    _ => found.push(start..end),
+                }
+            }
+        }
+        found
+    }
+
+    /// All damage that is still there. Removed files that are still open have no path.
+    pub(super) fn all_damage(&self) -> Vec<Damage> {
+        let paths: BTreeMap<Inode, PathBuf> = self.files().into_iter().map(|(inode, path, _)| (inode, path)).collect();
+        let of_file = |inode: &Inode| {
+            let path = paths.get(inode).cloned();
+            self.damaged(*inode, 0..u64::MAX - PAGE as u64).into_iter().map(move |range| Damage { path: path.clone(), range })
+        };
+        self.nodes.keys().flat_map(of_file).collect()
+    }
+}
+
+impl FileData {
+    fn store_in_page(&mut self, index: u64, within: usize, bytes: &[u8], landing: Landing, damage: bool, now: u64) {
+        debug_assert!(within.is_multiple_of(SECTOR) && bytes.len().is_multiple_of(SECTOR));
+        let mask = sector_mask(within / SECTOR, bytes.len() / SECTOR);
+        let page = self.pages.entry(index).or_default();
+        match landing {
+            Landing::Cached => {
+                page.make_dirty(mask, now);
+                self.dirty.insert(index);
+            }
+            Landing::Durable if page.dirty & !mask == 0 => {
+                if page.dirty != 0 {
+                    self.dirty.remove(&index);
+                }
+                page.clean();
+            }
+            Landing::Durable => {
+                page.dirty &= !mask;
+                put(&mut page.medium, within, bytes);
+                page.medium_damage = with_bits(page.medium_damage, mask, damage);
+            }
+        }
+        page.doomed &= !mask;
+        page.cut = false;
+        page.damage = with_bits(page.damage, mask, damage);
+        put(&mut page.current, within, bytes);
+    }
+
+    fn commit_len(&mut self) {
+        if self.medium_len > self.len {
+            let pages = &mut self.pages;
+            self.dirty.retain(|index| {
+                let page = pages.get_mut(index).expect("a dirty page exists");
+                if page.cut {
+                    page.clean();
+                }
+                page.dirty != 0
+            });
+        }
+        self.medium_len = self.len;
+    }
+
+    /// Sets the length; what is cut off reads as zeros if the file grows again.
+    fn cut(&mut self, len: u64, now: u64) {
+        if len < self.len {
+            let first_gone = len.next_multiple_of(PAGE as u64) / PAGE as u64;
+            for (index, page) in self.pages.range_mut(first_gone..) {
+                page.make_dirty(0xff, now);
+                page.current = None;
+                page.damage = 0;
+                page.doomed = 0;
+                page.cut = true;
+                self.dirty.insert(*index);
+            }
+            self.zero_tail(len, Some(now));
+        }
+        self.len = len;
+    }
+
+    /// Zeros the last page beyond `len`: a change like any other if `now` is given, else of the medium.
+    fn zero_tail(&mut self, len: u64, now: Option<u64>) {
+        let within = (len % PAGE as u64) as usize;
+        let index = len / PAGE as u64;
+        let Some(page) = self.pages.get_mut(&index).filter(|_| within != 0) else { return };
+        if let Some(now) = now {
+            let first = within / SECTOR;
+            page.make_dirty(sector_mask(first, PAGE / SECTOR - first), now);
+            self.dirty.insert(index);
+        }
+        if let Some(content) = &mut page.current {
+            content[within..].fill(0);
+        }
+    }
+
+    fn lose_power(&mut self, survival: f64, random: &mut Random, coverage: &mut Coverage) {
+        let len = self.len_after_power_loss(random);
+        if len != self.len {
+            coverage.add(FaultClass::LostLength, 1);
+        }
+        let cut_lost = self.medium_len > self.len && len == self.medium_len;
+        for index in std::mem::take(&mut self.dirty) {
+            let page = self.pages.get_mut(&index).expect("a dirty page exists");
+            let mut lost = page.doomed;
+            for sector in 0..PAGE / SECTOR {
+                let mask = 1 << sector;
+                if page.dirty & mask != 0 && !random.chance(survival) {
+                    lost |= mask;
+                }
+            }
+            if page.cut {
+                lost = if cut_lost { page.dirty } else { 0 };
+            }
+            coverage.add(FaultClass::LostUnsynced, u64::from(lost != 0));
+            coverage.add(FaultClass::TornSector, u64::from(lost != 0 && lost != page.dirty));
+            page.revert(lost);
+            page.clean();
+        }
+        self.len = len;
+        self.medium_len = len;
+        self.pages.split_off(&len.div_ceil(PAGE as u64));
+        self.zero_tail(len, None);
+        self.allocated = len.next_multiple_of(PAGE as u64);
+    }
+
+    fn len_after_power_loss(&self, random: &mut Random) -> u64 {
+        match random.below(3) {
+            0 => self.medium_len,
+            1 => self.len,
+            // A growing file may have been caught half-way.
+            _ if self.len > self.medium_len => {
+                let blocks = (self.len - self.medium_len) / PAGE as u64;
+                (self.medium_len + random.between(0, blocks) * PAGE as u64).min(self.len)
+            }
+            _ => self.medium_len,
+        }
+    }
+}
+
+impl Page {
+    fn make_dirty(&mut self, mask: u8, now: u64) {
+        if self.dirty == 0 {
+            // A page that is replaced as a whole hands its content over instead of copying it.
+            self.medium = if mask == 0xff { self.current.take() } else { self.current.clone() };
+            self.medium_damage = self.damage;
+            self.dirtied = now;
+        }
+        self.dirty |= mask;
+    }
+
+    fn clean(&mut self) {
+        self.medium = None;
+        self.dirty = 0;
+        self.doomed = 0;
+        self.cut = false;
+    }
+
+    /// Makes the current content durable, but for what an earlier flush has lost.
+    fn flush(&mut self) {
+        if self.doomed == 0 {
+            self.clean();
+            return;
+        }
+        for sector in (0..PAGE / SECTOR).filter(|sector| self.dirty & !self.doomed & (1 << sector) != 0) {
+            copy_sector(&mut self.medium, &self.current, sector);
+            self.medium_damage = with_bits(self.medium_damage, 1 << sector, self.damage & (1 << sector) != 0);
+        }
+        self.dirty = self.doomed;
+    }
+
+    /// Puts the medium's image of `sectors` back; they are no longer dirty.
+    fn revert(&mut self, sectors: u8) {
+        let sectors = sectors & self.dirty;
+        if sectors == self.dirty {
+            self.current = self.medium.take();
+            self.damage = (self.damage & !sectors) | (self.medium_damage & sectors);
+            self.clean();
+            return;
+        }
+        for sector in (0..PAGE / SECTOR).filter(|sector| sectors & (1 << sector) != 0) {
+            copy_sector(&mut self.current, &self.medium, sector);
+        }
+        self.damage = (self.damage & !sectors) | (self.medium_damage & sectors);
+        self.dirty &= !sectors;
+        self.doomed &= !sectors;
+    }
+}
+
+fn sector_mask(first: usize, count: usize) -> u8 {
+    (((1u16 << count) - 1) << first) as u8
+}
+
+fn with_bits(bits: u8, mask: u8, set: bool) -> u8 {
+    if set { bits | mask } else { bits & !mask }
+}
+
+fn copy_sector(to: &mut Content, from: &Content, sector: usize) {
+    let range = sector * SECTOR..(sector + 1) * SECTOR;
+    match from {
+        Some(from) => put(to, range.start, &from[range.clone()]),
+        None => put(to, range.start, &[0; SECTOR]),
+    }
+}
+
+fn put(content: &mut Content, within: usize, bytes: &[u8]) {
+    if bytes.len() == PAGE {
+        if is_zero(bytes) {
+            *content = None;
+            return;
+        }
+        match content {
+            Some(page) => page.copy_from_slice(bytes),
+            None => {
+                let copy: Box<[u8]> = bytes.into();
+                *content = Some(copy.try_into().expect("a slice of one page"));
+            }
+        }
+        return;
+    }
+    if content.is_none() && is_zero(bytes) {
+        return;
+    }
+    content.get_or_insert_with(|| Box::new([0; PAGE]))[within..within + bytes.len()].copy_from_slice(bytes);
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.chunks(64).all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
+}

@@ -1,0 +1,459 @@
+//! Files of a simulated process: operations that take time, fail, and go on when nobody waits for them.
+
+use std::cell::Cell;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::disk::{Disk, Inode, Landing, SECTOR};
+use super::executor::{Event, Sim};
+use super::faults::{FaultClass, Faults};
+use super::random::Random;
+use super::{CrashKind, SimIo};
+use crate::io::buffer::{BLOCK, Buffer};
+use crate::io::local::{Sender, oneshot};
+use crate::io::{DirEntry, OpenMode};
+
+/// An open file; what is in flight on it keeps it, and so its lock.
+pub(super) struct OpenFile {
+    inode: Inode,
+    path: PathBuf,
+    writable: bool,
+    /// Shared by all open files of the inode: whether one holds the lock.
+    lock: Rc<Cell<bool>>,
+    holds_lock: Cell<bool>,
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        if self.holds_lock.get() {
+            self.lock.set(false);
+        }
+    }
+}
+
+type Answer<T> = Sender<io::Result<T>>;
+
+pub(super) enum Action {
+    Read { position: u64, buffer: Buffer, done: Sender<(io::Result<usize>, Buffer)> },
+    Write { position: u64, bytes: Bytes, landing: Landing, done: Answer<usize> },
+    Sync { limit: u64, done: Answer<()> },
+    Allocate { end: u64, done: Answer<()> },
+    Truncate { len: u64, done: Answer<()> },
+}
+
+pub(super) enum NameAction {
+    Open { path: PathBuf, mode: OpenMode, done: Answer<Rc<OpenFile>> },
+    CreateDir { path: PathBuf, done: Answer<()> },
+    ReadDir { path: PathBuf, done: Answer<Vec<DirEntry>> },
+    Rename { from: PathBuf, to: PathBuf, done: Answer<()> },
+    Remove { path: PathBuf, directory: bool, done: Answer<()> },
+    SyncDir { path: PathBuf, limit: u64, done: Answer<()> },
+}
+
+pub(super) struct DiskOperation {
+    node: usize,
+    on: Target,
+}
+
+enum Target {
+    File(Rc<OpenFile>, Action),
+    Names(NameAction),
+}
+
+/// A file opened on a simulated disk.
+#[derive(Clone)]
+pub struct SimFile {
+    io: SimIo,
+    file: Rc<OpenFile>,
+}
+
+fn os_error(code: i32) -> io::Error {
+    io::Error::from_raw_os_error(code)
+}
+
+const CODE_EIO: i32 = libc::EIO;
+
+impl SimFile {
+    async fn ask<T>(&self, action: impl FnOnce(Sender<T>) -> Action) -> T {
+        let (done, answer) = oneshot();
+        self.io.check_alive().await;
+        self.io.sim.submit(self.io.node, Target::File(self.file.clone(), action(done)));
+        match answer.await {
+            Some(answer) => answer,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// One read into the whole length of `buffer`, as the kernel may answer it.
+    pub async fn read_once(&self, position: u64, buffer: Buffer) -> (io::Result<usize>, Buffer) {
+        assert_direct(position, buffer.as_ptr(), buffer.len());
+        self.ask(|done| Action::Read { position, buffer, done }).await
+    }
+
+    /// One write, as the kernel may answer it; with `durable`, as by RWF_DSYNC.
+    pub async fn write_once(&self, position: u64, bytes: Bytes, durable: bool) -> io::Result<usize> {
+        assert_direct(position, bytes.as_ptr(), bytes.len());
+        if !self.file.writable {
+            return Err(os_error(libc::EBADF));
+        }
+        let landing = if durable { Landing::Durable } else { Landing::Cached };
+        self.ask(|done| Action::Write { position, bytes, landing, done }).await
+    }
+
+    /// See [`crate::io::File::sync`].
+    pub async fn sync(&self) -> io::Result<()> {
+        let limit = self.io.sim.disks.borrow()[self.io.node].clock();
+        self.ask(|done| Action::Sync { limit, done }).await
+    }
+
+    /// See [`crate::io::File::allocate`].
+    pub async fn allocate(&self, position: u64, len: u64) -> io::Result<()> {
+        if !self.file.writable {
+            return Err(os_error(libc::EBADF));
+        }
+        self.ask(|done| Action::Allocate { end: position + len, done }).await
+    }
+
+    /// See [`crate::io::File::truncate`].
+    pub async fn truncate(&self, len: u64) -> io::Result<()> {
+        if !self.file.writable {
+            return Err(os_error(libc::EINVAL));
+        }
+        self.ask(|done| Action::Truncate { len, done }).await
+    }
+
+    /// See [`crate::io::File::len`].
+    pub async fn len(&self) -> io::Result<u64> {
+        self.io.check_alive().await;
+        Ok(self.io.sim.disks.borrow()[self.io.node].len(self.file.inode))
+    }
+
+    /// See [`crate::io::File::try_lock`].
+    pub fn try_lock(&self) -> io::Result<bool> {
+        if self.file.holds_lock.get() {
+            return Ok(true);
+        }
+        let free = !self.file.lock.replace(true);
+        self.file.holds_lock.set(free);
+        Ok(free)
+    }
+}
+
+/// What the kernel answers with EINVAL is a bug of ours.
+fn assert_direct(position: u64, memory: *const u8, len: usize) {
+    assert_eq!(position % BLOCK as u64, 0, "direct I/O starts at a block");
+    assert_eq!(memory as usize % BLOCK, 0, "direct I/O needs aligned memory");
+    assert_eq!(len % BLOCK, 0, "direct I/O moves whole blocks");
+}
+
+impl SimIo {
+    async fn ask_names<T>(&self, action: impl FnOnce(Answer<T>) -> NameAction) -> io::Result<T> {
+        let (done, answer) = oneshot();
+        self.check_alive().await;
+        self.sim.submit(self.node, Target::Names(action(done)));
+        match answer.await {
+            Some(answer) => answer,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// See [`crate::io::Io::open`].
+    pub async fn open(&self, path: &Path, mode: OpenMode) -> io::Result<SimFile> {
+        let path = path.to_owned();
+        let file = self.ask_names(|done| NameAction::Open { path, mode, done }).await?;
+        Ok(SimFile { io: self.clone(), file })
+    }
+
+    /// See [`crate::io::Io::create_dir`].
+    pub async fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.ask_names(|done| NameAction::CreateDir { path: path.to_owned(), done }).await
+    }
+
+    /// See [`crate::io::Io::read_dir`].
+    pub async fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
+        self.ask_names(|done| NameAction::ReadDir { path: path.to_owned(), done }).await
+    }
+
+    /// See [`crate::io::Io::rename`].
+    pub async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.ask_names(|done| NameAction::Rename { from: from.to_owned(), to: to.to_owned(), done }).await
+    }
+
+    /// See [`crate::io::Io::remove_file`].
+    pub async fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.ask_names(|done| NameAction::Remove { path: path.to_owned(), directory: false, done }).await
+    }
+
+    /// See [`crate::io::Io::remove_dir`].
+    pub async fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.ask_names(|done| NameAction::Remove { path: path.to_owned(), directory: true, done }).await
+    }
+
+    /// See [`crate::io::Io::sync_dir`].
+    pub async fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        let limit = self.sim.disks.borrow()[self.node].clock();
+        self.ask_names(|done| NameAction::SyncDir { path: path.to_owned(), limit, done }).await
+    }
+
+    /// See [`crate::io::Io::disk_space`].
+    pub async fn disk_space(&self, path: &Path) -> io::Result<(u64, u64)> {
+        let disk = &self.sim.disks.borrow()[self.node];
+        disk.resolve(path)?;
+        Ok(disk.space())
+    }
+}
+
+/// What the faults make of one operation.
+enum Verdict {
+    Proceed,
+    Fail(i32),
+}
+
+impl Sim {
+    fn submit(&self, node: usize, on: Target) {
+        let id = {
+            let mut operations = self.operations.borrow_mut();
+            let id = self.next_operation.replace(self.next_operation.get() + 1);
+            let size = match &on {
+                Target::File(_, Action::Read { buffer, .. }) => buffer.len(),
+                Target::File(_, Action::Write { bytes, .. }) => bytes.len(),
+                _ => 0,
+            };
+            self.note(8, id, size as u64);
+            operations.insert(id, DiskOperation { node, on });
+            id
+        };
+        let delay = self.disk_delay(node);
+        self.schedule(delay, Event::Disk(id));
+    }
+
+    fn disk_delay(&self, node: usize) -> u64 {
+        let faults = self.faults.borrow();
+        let random = &mut self.disks.borrow_mut()[node].random;
+        let usual = random.between(10_000, 150_000);
+        if random.chance(faults.stall) {
+            self.count(FaultClass::Stall);
+            return random.between(1_000_000_000, 10_000_000_000);
+        }
+        if random.chance(faults.slow_disk) {
+            self.count(FaultClass::SlowDisk);
+            return usual * random.between(20, 1000);
+        }
+        usual
+    }
+
+    pub(super) fn complete_disk(&self, id: u64) {
+        // A crash may have settled it already.
+        let Some(DiskOperation { node, on }) = self.operations.borrow_mut().remove(&id) else { return };
+        self.note(9, id, node as u64);
+        match on {
+            Target::File(file, action) => self.complete_file_action(node, &file, action),
+            Target::Names(action) => self.complete_name_action(node, action),
+        }
+    }
+
+    fn complete_file_action(&self, node: usize, file: &OpenFile, action: Action) {
+        let faults = self.faults.borrow();
+        let mut disks = self.disks.borrow_mut();
+        let disk = &mut disks[node];
+        // Each answer is sent after the borrows' end: it may drop what is waiting for it.
+        match action {
+            Action::Read { position, mut buffer, done } => {
+                let result = self.read(&faults, disk, file, position, &mut buffer);
+                drop((disks, faults));
+                done.send((result, buffer));
+            }
+            Action::Write { position, bytes, landing, done } => {
+                let result = self.write(&faults, disk, file, position, &bytes, landing);
+                drop((disks, faults));
+                done.send(result);
+            }
+            Action::Sync { limit, done } => {
+                let result = self.sync(&faults, disk, file, limit);
+                drop((disks, faults));
+                done.send(result);
+            }
+            Action::Allocate { end, done } => {
+                let result = self.check_space(&faults, disk, file, end).map(|()| disk.allocate(file.inode, end));
+                drop((disks, faults));
+                done.send(result);
+            }
+            Action::Truncate { len, done } => {
+                disk.truncate(file.inode, len);
+                drop((disks, faults));
+                done.send(Ok(()));
+            }
+        }
+    }
+
+    fn complete_name_action(&self, node: usize, action: NameAction) {
+        let mut disks = self.disks.borrow_mut();
+        let disk = &mut disks[node];
+        match action {
+            NameAction::Open { path, mode, done } => {
+                let opened = disk.open(&path, mode).map(|(inode, lock)| {
+                    let writable = mode != OpenMode::Read;
+                    Rc::new(OpenFile { inode, path, writable, lock, holds_lock: Cell::new(false) })
+                });
+                drop(disks);
+                done.send(opened);
+            }
+            NameAction::CreateDir { path, done } => done.send(disk.create_dir(&path)),
+            NameAction::ReadDir { path, done } => done.send(disk.read_dir(&path)),
+            NameAction::Rename { from, to, done } => done.send(disk.rename(&from, &to)),
+            NameAction::Remove { path, directory, done } => done.send(disk.remove(&path, directory)),
+            NameAction::SyncDir { path, limit, done } => {
+                let p = self.faults.borrow().sync_error;
+                let result = if disk.random.chance(p) {
+                    self.count(FaultClass::SyncError);
+                    Err(os_error(CODE_EIO))
+                } else {
+                    disk.sync_dir(&path, limit)
+                };
+                done.send(result);
+            }
+        }
+    }
+
+    /// The faults that all operations share; `broken` is the probability of EIO.
+    fn judge(&self, faults: &Faults, random: &mut Random, broken: f64, class: FaultClass, canceled: f64) -> Verdict {
+        if random.chance(faults.transient) {
+            self.count(FaultClass::Transient);
+            return Verdict::Fail(if random.coin() { libc::EINTR } else { libc::EAGAIN });
+        }
+        if random.chance(canceled) {
+            self.count(FaultClass::Canceled);
+            return Verdict::Fail(libc::ECANCELED);
+        }
+        if random.chance(broken) {
+            self.count(class);
+            return Verdict::Fail(CODE_EIO);
+        }
+        Verdict::Proceed
+    }
+
+    fn read(&self, faults: &Faults, disk: &mut Disk, file: &OpenFile, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let verdict = self.judge(faults, &mut disk.random, faults.read_error, FaultClass::ReadError, 0.0);
+        if let Verdict::Fail(code) = verdict {
+            return Err(os_error(code));
+        }
+        let blocks = (buffer.len() / BLOCK) as u64;
+        let mut len = buffer.len();
+        if blocks > 1 && disk.random.chance(faults.short_read) {
+            self.count(FaultClass::ShortRead);
+            len = disk.random.between(1, blocks - 1) as usize * BLOCK;
+        }
+        Ok(disk.read(file.inode, position, &mut buffer[..len]))
+    }
+
+    fn check_space(&self, faults: &Faults, disk: &mut Disk, file: &OpenFile, end: u64) -> io::Result<()> {
+        let refused = disk.lacks_space(file.inode, end);
+        if refused || (disk.grows(file.inode, end) && disk.random.chance(faults.no_space)) {
+            self.count(FaultClass::NoSpace);
+            return Err(os_error(libc::ENOSPC));
+        }
+        Ok(())
+    }
+
+    fn write(&self, faults: &Faults, disk: &mut Disk, file: &OpenFile, position: u64, bytes: &[u8], landing: Landing) -> io::Result<usize> {
+        let verdict = self.judge(faults, &mut disk.random, faults.write_error, FaultClass::WriteError, faults.canceled);
+        self.check_space(faults, disk, file, position + bytes.len() as u64)?;
+        match verdict {
+            Verdict::Fail(CODE_EIO) => {
+                disk.write_torn(file.inode, position, bytes);
+                return Err(os_error(CODE_EIO));
+            }
+            Verdict::Fail(code) => return Err(os_error(code)),
+            Verdict::Proceed => {}
+        }
+        let sectors = (bytes.len() / SECTOR) as u64;
+        let mut bytes = bytes;
+        if sectors > 1 && disk.random.chance(faults.short_write) {
+            self.count(FaultClass::ShortWrite);
+            bytes = &bytes[..disk.random.between(1, sectors - 1) as usize * SECTOR];
+        }
+        let damaging = faults.lost_write + faults.misdirected_write > 0.0 && faults.may_damage(&file.path);
+        if damaging && disk.random.chance(faults.lost_write) {
+            self.count(FaultClass::LostWrite);
+            disk.lose_write(file.inode, position, bytes.len(), landing);
+        } else if damaging && disk.random.chance(faults.misdirected_write) {
+            self.misdirect(faults, disk, file, position, bytes, landing);
+        } else {
+            disk.write(file.inode, position, bytes, landing);
+        }
+        Ok(bytes.len())
+    }
+
+    /// Writes to another place that may be damaged and that holds all of the bytes; else writes as asked.
+    fn misdirect(&self, faults: &Faults, disk: &mut Disk, file: &OpenFile, position: u64, bytes: &[u8], landing: Landing) {
+        let len = bytes.len() as u64;
+        let fits = |(_, path, file_len): &(Inode, PathBuf, u64)| *file_len >= len && faults.may_damage(path);
+        let files: Vec<_> = disk.files().into_iter().filter(fits).collect();
+        let target = (!files.is_empty()).then(|| {
+            let (inode, _, file_len) = &files[disk.random.below(files.len() as u64) as usize];
+            (*inode, disk.random.between(0, (file_len - len) / BLOCK as u64) * BLOCK as u64)
+        });
+        match target.filter(|target| *target != (file.inode, position)) {
+            Some((inode, elsewhere)) => {
+                self.count(FaultClass::MisdirectedWrite);
+                disk.lose_write(file.inode, position, bytes.len(), landing);
+                disk.misdirect(inode, elsewhere, bytes);
+            }
+            None => disk.write(file.inode, position, bytes, landing),
+        }
+    }
+
+    fn sync(&self, faults: &Faults, disk: &mut Disk, file: &OpenFile, limit: u64) -> io::Result<()> {
+        match self.judge(faults, &mut disk.random, faults.sync_error, FaultClass::SyncError, faults.canceled) {
+            Verdict::Fail(CODE_EIO) => {
+                let lost = disk.fail_sync(file.inode, limit);
+                self.coverage.borrow_mut().add(FaultClass::SyncErrorDropped, lost);
+                Err(os_error(CODE_EIO))
+            }
+            // An fdatasync is not interrupted: what it may answer instead is that it was cancelled.
+            Verdict::Fail(libc::EINTR | libc::EAGAIN) | Verdict::Proceed => {
+                disk.sync(file.inode, limit);
+                Ok(())
+            }
+            Verdict::Fail(code) => Err(os_error(code)),
+        }
+    }
+
+    /// What becomes of the operations that a process leaves behind.
+    pub(super) fn settle_operations(&self, node: usize, crash: Option<CrashKind>) {
+        let mut operations = self.operations.borrow_mut();
+        let ids: Vec<u64> = operations.iter().filter(|(_, operation)| operation.node == node).map(|(id, _)| *id).collect();
+        let mut settled = Vec::new();
+        for id in ids {
+            // After a kill the kernel goes on with what it has; after a power loss nothing goes on.
+            let goes_on = match crash {
+                None => true,
+                Some(CrashKind::Kill) => self.disks.borrow_mut()[node].random.coin(),
+                Some(CrashKind::PowerLoss) => false,
+            };
+            if goes_on {
+                self.count(FaultClass::KillInFlight);
+            } else {
+                settled.extend(operations.remove(&id));
+            }
+        }
+        drop(operations);
+        let mut disks = self.disks.borrow_mut();
+        for operation in &settled {
+            if let Target::File(file, Action::Write { position, bytes, .. }) = &operation.on {
+                let disk = &mut disks[node];
+                if !disk.lacks_space(file.inode, position + bytes.len() as u64) && disk.random.coin() {
+                    disk.write_torn(file.inode, *position, bytes);
+                }
+            }
+        }
+        if crash == Some(CrashKind::PowerLoss) {
+            disks[node].lose_power(&mut self.coverage.borrow_mut());
+        }
+        drop(disks);
+        drop(settled);
+    }
+}

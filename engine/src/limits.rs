@@ -1,0 +1,57 @@
+//! Every bound of the engine, with its reason.
+
+use std::time::Duration;
+
+/// Journal groups in flight on one core. Measured: 8 durable 4 KiB writes in flight reach 37 k commits/s at
+/// a fifth of the CPU of one at a time; more only lengthens the wait of each.
+pub const GROUPS_IN_FLIGHT: usize = 8;
+
+/// Payload after which a group is full. Larger groups gain no throughput (the device is at its limit from
+/// 256 KiB on) and hold their memory longer. A single larger batch still makes a group of its own.
+pub const GROUP_BYTES: usize = 1 << 20;
+
+/// Files that a journal is made of. Eight, so that an eighth at a time is recycled.
+pub const JOURNAL_FILES: usize = 8;
+
+/// The smallest journal file: it must hold a batch of the largest size (see [`largest_batch`]).
+pub const SMALLEST_JOURNAL_FILE: u64 = 4 << 20;
+
+/// The largest batch that a journal with files of `file_bytes` takes: half a file, so that a file switch
+/// never wastes more than that.
+pub const fn largest_batch(file_bytes: u64) -> usize {
+    (file_bytes / 2) as usize
+}
+
+/// How long the journal may be idle before a seal group says that its last group was durable.
+pub const SEAL_AFTER: Duration = Duration::from_millis(50);
+
+/// Bytes of a partition that wait for their segment before they are drained without being asked for.
+pub const DRAIN_BYTES: usize = 512 << 10;
+
+/// The longest write to a segment.
+pub const SEGMENT_WRITE_BYTES: usize = 1 << 20;
+
+/// Partitions that one core drains at the same time.
+pub const DRAINS_AT_ONCE: usize = 4;
+
+/// A run of whole batches that one checksum of the offset index covers (a larger batch is a run alone).
+pub const RUN_BYTES: usize = 64 << 10;
+
+/// Most bytes that one partition's part of a read from disk takes at once.
+pub const DISK_READ_BYTES: usize = 1 << 20;
+
+/// By how much a segment file grows ahead of its writes (fallocate), off the acknowledgement's path.
+pub const SEGMENT_STEP: u64 = 1 << 20;
+
+/// Loaded offset indexes of sealed segments that one core keeps.
+pub const CACHED_INDEXES: usize = 256;
+
+/// Open segment files that one core keeps for reading.
+pub const OPEN_SEGMENTS: usize = 512;
+
+/// Batches of a producer that are kept to recognise duplicates. Kafka's number, which clients rely on: at
+/// most five requests of an idempotent producer are in flight.
+pub const BATCHES_PER_PRODUCER: usize = 5;
+
+/// Producers that one partition remembers; the one that was silent longest goes first.
+pub const PRODUCERS_PER_PARTITION: usize = 10_000;

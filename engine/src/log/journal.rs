@@ -1,0 +1,439 @@
+//! The journal of one core: group commit for all its partitions.
+//!
+//! Appends fill the open group; up to [`GROUPS_IN_FLIGHT`] groups are being written, each with its own flush
+//! (RWF_DSYNC) into files that were written before, so that a flush moves no metadata. Invariant: a group is
+//! handed out by [`Journal::next_durable`] only when its write and those of all groups before it, and of the
+//! headers of their files, are complete. A failed write ends the journal for good: nothing more becomes
+//! durable, and [`DiskFailure`] tells the core to leave. It does not know what the entries mean.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::group::{Entry, FILE_GROUPS_START, FileHeader, Group, GroupBuilder, GroupPlace, Lineage};
+use crate::io::buffer::{BLOCK, Buffer};
+use crate::io::local::Bell;
+use crate::io::{Class, File, Io, OpenMode};
+use crate::limits::{GROUP_BYTES, GROUPS_IN_FLIGHT, JOURNAL_FILES, SEAL_AFTER};
+
+/// The disk has failed under the log. Whoever sees it stops acknowledging; the process leaves and recovers
+/// from what the disk really holds.
+#[derive(Clone, Default)]
+pub struct DiskFailure(Rc<RefCell<Option<String>>>, Bell);
+
+impl DiskFailure {
+    /// Records the first failure; later ones change nothing.
+    pub fn set(&self, what: String) {
+        tracing::error!("{what}: the log's state in memory is void; leaving to recover from disk");
+        self.0.borrow_mut().get_or_insert(what);
+        self.1.ring();
+    }
+
+    /// Whether the disk has failed.
+    pub fn is_set(&self) -> bool {
+        self.0.borrow().is_some()
+    }
+
+    /// Completes when the disk has failed, with what happened.
+    pub async fn wait(&self) -> String {
+        self.1.until(|| self.0.borrow().clone()).await
+    }
+}
+
+/// How a journal is laid out.
+#[derive(Debug, Clone)]
+pub struct JournalConfig {
+    /// The journal's directory, which exists.
+    pub dir: PathBuf,
+    /// Bytes of one file; [`JOURNAL_FILES`] of them are the journal's bound.
+    pub file_bytes: u64,
+}
+
+/// Where a journal goes on: behind the last group that recovery accepted.
+#[derive(Debug, Clone, Copy)]
+pub struct JournalStart {
+    /// The journal's id, random at its making.
+    pub journal: [u8; 16],
+    /// The sequence of the first file that will be begun.
+    pub file_sequence: u64,
+    /// The last accepted group, 0 if there is none.
+    pub last_sequence: u64,
+    /// Its CRC.
+    pub last_crc: u32,
+}
+
+/// A group that is on stable storage, with the file that holds it.
+pub struct DurableGroup {
+    /// The group.
+    pub group: Group,
+    /// The sequence of its file, which must not be used again while the group is needed.
+    pub file_sequence: u64,
+}
+
+struct Current {
+    file: File,
+    lineage: Lineage,
+    position: u64,
+}
+
+struct Written {
+    /// `None` for a file's header.
+    group: Option<Group>,
+    done: bool,
+}
+
+struct State {
+    start: JournalStart,
+    current: Option<Current>,
+    /// Files behind the current one, oldest first: their groups may still be needed.
+    full: VecDeque<(u64, File)>,
+    /// Pre-written files that hold nothing of worth.
+    free: Vec<File>,
+    /// Files made so far, in use or not; their slot numbers name them.
+    slots: usize,
+    open: GroupBuilder,
+    last_sequence: u64,
+    last_crc: u32,
+    last_entries: Vec<Entry>,
+    synced_up_to: u64,
+    sealed: bool,
+    in_flight: VecDeque<Written>,
+    /// Position of `in_flight`'s front among all writes ever begun.
+    first_in_flight: u64,
+    durable: VecDeque<DurableGroup>,
+    appended_bytes: u64,
+}
+
+/// The journal. Clones share it.
+#[derive(Clone)]
+pub struct Journal {
+    io: Io,
+    config: Rc<JournalConfig>,
+    state: Rc<RefCell<State>>,
+    /// Rings when a group becomes durable.
+    durable_bell: Bell,
+    /// Rings when there may be something to write, or room to append.
+    work_bell: Bell,
+    failure: DiskFailure,
+}
+
+impl Journal {
+    /// A journal with nothing in it yet. `reusable` are files of this very directory, pre-written to the
+    /// configured size and no longer needed. Nothing is written before the first append.
+    pub fn new(io: Io, config: JournalConfig, start: JournalStart, reusable: Vec<File>, slots: usize, failure: DiskFailure) -> Journal {
+        let state = State {
+            start,
+            current: None,
+            full: VecDeque::new(),
+            free: reusable,
+            slots,
+            open: GroupBuilder::new(BLOCK),
+            last_sequence: start.last_sequence,
+            last_crc: start.last_crc,
+            last_entries: Vec::new(),
+            synced_up_to: start.last_sequence,
+            sealed: true,
+            in_flight: VecDeque::new(),
+            first_in_flight: 0,
+            durable: VecDeque::new(),
+            appended_bytes: 0,
+        };
+        Journal {
+            io,
+            config: Rc::new(config),
+            state: Rc::new(RefCell::new(state)),
+            durable_bell: Bell::default(),
+            work_bell: Bell::default(),
+            failure,
+        }
+    }
+
+    /// Starts the tasks that write groups, seal an idle journal and keep a file ready ahead of need; makes
+    /// the first file ready and begins it, durably, so that what an older file holds behind the last
+    /// accepted group is cut off for ever.
+    pub async fn begin(&self) -> io::Result<()> {
+        if self.state.borrow().free.is_empty() {
+            self.prepare_file().await?;
+        }
+        let header = self.switch_file();
+        header.0.write_durable_at(0, header.1).await?;
+        self.complete(header.2);
+        let journal = self.clone();
+        self.io.spawn(Class::Foreground, async move { journal.write_groups().await });
+        let journal = self.clone();
+        self.io.spawn(Class::Foreground, async move { journal.seal_when_idle().await });
+        let journal = self.clone();
+        self.io.spawn(Class::Background, async move { journal.keep_files_ready().await });
+        Ok(())
+    }
+
+    /// Whether an entry of `len` bytes can be appended now.
+    pub fn has_room(&self, len: usize) -> bool {
+        let state = self.state.borrow();
+        if self.failure.is_set() {
+            return false;
+        }
+        let size = state.open.size_with(len, state.last_entries.len());
+        if !state.open.is_empty() && size > GROUP_BYTES {
+            return false;
+        }
+        let left = state.current.as_ref().map_or(0, |current| self.config.file_bytes - current.position);
+        size as u64 <= left || !state.free.is_empty()
+    }
+
+    /// Completes when an entry of `len` bytes can be appended.
+    ///
+    /// # Panics
+    /// If it could never be: larger batches are refused before.
+    pub async fn room(&self, len: usize) {
+        assert!(len <= crate::limits::largest_batch(self.config.file_bytes), "a batch fits into a journal file");
+        self.work_bell.until(|| self.has_room(len).then_some(())).await;
+    }
+
+    /// Adds an entry to the open group, with a copy of its payload that `patch` may change. There must be room.
+    pub fn append(&self, entry: Entry, payload: &[u8], patch: impl FnOnce(&mut [u8])) {
+        let mut state = self.state.borrow_mut();
+        state.open.push(entry, payload, patch);
+        state.appended_bytes += payload.len() as u64;
+        drop(state);
+        self.work_bell.ring();
+    }
+
+    /// The next group that has become durable, in order.
+    pub async fn next_durable(&self) -> DurableGroup {
+        self.durable_bell.until(|| self.state.borrow_mut().durable.pop_front()).await
+    }
+
+    /// Completes when everything appended so far is durable and has been handed out.
+    pub async fn idle(&self) {
+        self.durable_bell
+            .until(|| {
+                let state = self.state.borrow();
+                (state.open.is_empty() && state.in_flight.is_empty() && state.durable.is_empty()).then_some(())
+            })
+            .await;
+    }
+
+    /// Called by the consumer of [`Journal::next_durable`] after it has dealt with a group.
+    pub fn dealt_with(&self) {
+        self.durable_bell.ring();
+    }
+
+    /// The file that groups go into now, and the chain where it began: a replay from here on misses nothing
+    /// of this or a later file.
+    pub fn current_file_sequence(&self) -> u64 {
+        let state = self.state.borrow();
+        state.current.as_ref().map_or(state.start.file_sequence, |current| current.lineage.file_sequence)
+    }
+
+    /// The journal's id.
+    pub fn id(&self) -> [u8; 16] {
+        self.state.borrow().start.journal
+    }
+
+    /// Files in use, of [`JOURNAL_FILES`]: full ones and the current one.
+    pub fn files_in_use(&self) -> usize {
+        self.state.borrow().full.len() + 1
+    }
+
+    /// Bytes appended since the start.
+    pub fn appended_bytes(&self) -> u64 {
+        self.state.borrow().appended_bytes
+    }
+
+    /// Gives back the files before `file_sequence`. The caller has made durable, elsewhere, all that is
+    /// needed of them, and durably said so.
+    pub fn release_before(&self, file_sequence: u64) {
+        let mut state = self.state.borrow_mut();
+        while state.full.front().is_some_and(|(sequence, _)| *sequence < file_sequence) {
+            let (_, file) = state.full.pop_front().expect("there is a front");
+            state.free.push(file);
+        }
+        drop(state);
+        self.work_bell.ring();
+    }
+
+    /// Files of an earlier start, or of a journal that has no core any more, that may be used from now on.
+    pub fn add_free(&self, files: Vec<File>) {
+        let mut state = self.state.borrow_mut();
+        state.slots += files.len();
+        state.free.extend(files);
+        drop(state);
+        self.work_bell.ring();
+    }
+
+    async fn write_groups(&self) {
+        loop {
+            self.work_bell.until(|| self.can_write().then_some(())).await;
+            // Whoever is ready to append joins this group rather than the next.
+            self.io.yield_now().await;
+            if self.can_write() {
+                self.write_group();
+            }
+        }
+    }
+
+    fn can_write(&self) -> bool {
+        let state = self.state.borrow();
+        !state.open.is_empty() && state.in_flight.len() < GROUPS_IN_FLIGHT && !self.failure.is_set()
+    }
+
+    /// Closes the open group and begins its write, and that of a new file's header if it needs one.
+    fn write_group(&self) {
+        let size = {
+            let state = self.state.borrow();
+            state.open.size(state.last_entries.len()) as u64
+        };
+        let left = self.state.borrow().current.as_ref().map_or(0, |current| self.config.file_bytes - current.position);
+        if size > left {
+            let (file, header, ticket) = self.switch_file();
+            self.spawn_write(file, 0, header, ticket);
+        }
+        let (file, position, bytes, ticket) = self.close_group();
+        if planted!(AcknowledgeBeforeFlush) {
+            self.complete(ticket);
+        }
+        self.spawn_write(file, position, bytes, ticket);
+        self.work_bell.ring();
+    }
+
+    fn close_group(&self) -> (File, u64, Bytes, u64) {
+        let state = &mut *self.state.borrow_mut();
+        let current = state.current.as_mut().expect("a file is begun before groups are written");
+        let place = GroupPlace {
+            lineage: current.lineage,
+            sequence: state.last_sequence + 1,
+            synced_up_to: state.synced_up_to,
+            previous_crc: state.last_crc,
+        };
+        let next = GroupBuilder::new(state.open.size(0).min(GROUP_BYTES));
+        let group = std::mem::replace(&mut state.open, next).finish(place, &state.last_entries);
+        let position = current.position;
+        current.position += group.bytes.len() as u64;
+        assert!(current.position <= self.config.file_bytes, "a group ends within its file");
+        state.last_sequence = place.sequence;
+        state.last_crc = group.crc;
+        state.last_entries.clone_from(&group.entries);
+        state.sealed = group.entries.is_empty();
+        let (file, bytes) = (current.file.clone(), group.bytes.clone());
+        let ticket = state.first_in_flight + state.in_flight.len() as u64;
+        state.in_flight.push_back(Written { group: Some(group), done: false });
+        (file, position, bytes, ticket)
+    }
+
+    /// Makes a free file the current one; its header has to be written.
+    fn switch_file(&self) -> (File, Bytes, u64) {
+        let incarnation = self.io.random_u64();
+        let state = &mut *self.state.borrow_mut();
+        let file = state.free.pop().expect("appends wait for a free file before the current one is full");
+        let file_sequence = state.current.as_ref().map_or(state.start.file_sequence, |current| current.lineage.file_sequence + 1);
+        let lineage = Lineage { journal: state.start.journal, file_sequence, incarnation };
+        let header = FileHeader { lineage, last_sequence: state.last_sequence, last_crc: state.last_crc };
+        let next = Current { file: file.clone(), lineage, position: FILE_GROUPS_START };
+        if let Some(full) = state.current.replace(next) {
+            state.full.push_back((full.lineage.file_sequence, full.file));
+        }
+        let ticket = state.first_in_flight + state.in_flight.len() as u64;
+        state.in_flight.push_back(Written { group: None, done: false });
+        (file, header.encode(), ticket)
+    }
+
+    fn spawn_write(&self, file: File, position: u64, bytes: Bytes, ticket: u64) {
+        let journal = self.clone();
+        self.io.spawn(Class::Foreground, async move {
+            let mut result = file.write_durable_at(position, bytes.clone()).await;
+            if result.is_err() && planted!(RetryFailedFlush) {
+                result = file.sync().await;
+            }
+            match result {
+                Ok(()) => journal.complete(ticket),
+                Err(error) => journal.failure.set(format!("a write of the journal failed: {error}")),
+            }
+        });
+    }
+
+    /// Notes a completed write and hands out the groups that are durable by it.
+    fn complete(&self, ticket: u64) {
+        if self.failure.is_set() {
+            return;
+        }
+        let state = &mut *self.state.borrow_mut();
+        if let Some(index) = ticket.checked_sub(state.first_in_flight) {
+            state.in_flight[index as usize].done = true;
+            if planted!(AcknowledgePastGap) {
+                state.in_flight.iter_mut().take(index as usize).for_each(|written| written.done = true);
+            }
+        }
+        while state.in_flight.front().is_some_and(|written| written.done) {
+            let written = state.in_flight.pop_front().expect("there is a front");
+            state.first_in_flight += 1;
+            if let Some(group) = written.group {
+                state.synced_up_to = group.place.sequence;
+                let file_sequence = group.place.lineage.file_sequence;
+                state.durable.push_back(DurableGroup { group, file_sequence });
+            }
+        }
+        self.durable_bell.ring();
+        self.work_bell.ring();
+    }
+
+    /// Writes one empty group when the journal has been idle for a while: the last synced group with nothing
+    /// behind it could not be told from a torn one.
+    async fn seal_when_idle(&self) {
+        loop {
+            self.work_bell.until(|| (!self.state.borrow().sealed).then_some(())).await;
+            let seen = self.state.borrow().last_sequence;
+            self.io.sleep(SEAL_AFTER).await;
+            let idle = {
+                let state = self.state.borrow();
+                state.last_sequence == seen && state.open.is_empty() && state.in_flight.is_empty() && !state.sealed
+            };
+            if idle && self.has_room(0) && !self.failure.is_set() {
+                self.write_group();
+            }
+        }
+    }
+
+    /// Keeps one pre-written file ahead of need, up to the journal's bound.
+    async fn keep_files_ready(&self) {
+        loop {
+            self.work_bell
+                .until(|| {
+                    let state = self.state.borrow();
+                    (state.free.is_empty() && state.slots < JOURNAL_FILES).then_some(())
+                })
+                .await;
+            if let Err(error) = self.prepare_file().await {
+                // Not a failure of the log: appends wait until files are released, and it is tried again.
+                tracing::warn!("no journal file could be made ({error}); appends may have to wait");
+                self.io.sleep(std::time::Duration::from_secs(1)).await;
+            }
+            self.work_bell.ring();
+        }
+    }
+
+    /// Makes a file and writes all of it once: a flush of such a file later moves no metadata.
+    async fn prepare_file(&self) -> io::Result<()> {
+        let slot = self.state.borrow().slots;
+        let path = self.config.dir.join(format!("{slot:04}"));
+        let file = self.io.open(&path, OpenMode::Create).await?;
+        file.allocate(0, self.config.file_bytes).await?;
+        let zeros = Buffer::zeroed(1 << 20).freeze();
+        let mut position = 0;
+        while position < self.config.file_bytes {
+            let len = zeros.len().min((self.config.file_bytes - position) as usize);
+            file.write_at(position, zeros.slice(..len)).await?;
+            position += len as u64;
+        }
+        file.sync().await?;
+        self.io.sync_dir(&self.config.dir).await?;
+        let mut state = self.state.borrow_mut();
+        state.slots += 1;
+        state.free.push(file);
+        Ok(())
+    }
+}

@@ -1,0 +1,327 @@
+//! Segment files: Kafka's own format, `<base offset in 20 digits>.log`, and beside each its `.index` of runs.
+//!
+//! A segment grows at its end by whole-block writes; the last block is kept in memory and written again with
+//! what follows. A block is only ever rewritten with the same bytes at its front, so that a tear between two
+//! sectors cannot harm what is there. The end of an unsealed segment is what the checkpoint and the journal
+//! say, never what a scan of its bytes finds; a sealed one is cut to its exact length.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::{Buf, BufMut, Bytes};
+
+use super::offset_index::{ENTRY_BYTES, Run};
+use crate::io::buffer::{BLOCK, Buffer, round_down, round_up};
+use crate::io::{File, Io, OpenMode};
+use crate::limits::{RUN_BYTES, SEGMENT_STEP};
+use crate::record::batch::{BatchView, batches};
+
+/// What is known of a segment without opening it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// The offset that names it.
+    pub base_offset: i64,
+    /// One past its last offset.
+    pub end_offset: i64,
+    /// Its bytes.
+    pub size: u64,
+    /// The first batch's greatest timestamp; rolling by time counts from it.
+    pub first_timestamp: i64,
+    /// The greatest timestamp.
+    pub max_timestamp: i64,
+    /// Runs that its index file holds.
+    pub runs: u32,
+    /// The last run, which still grows; only of an unsealed segment.
+    pub open_run: Option<Run>,
+    /// Whether it is complete and cut to its length.
+    pub sealed: bool,
+}
+
+impl Segment {
+    /// An empty one.
+    pub fn new(base_offset: i64) -> Segment {
+        Segment { base_offset, end_offset: base_offset, size: 0, first_timestamp: -1, max_timestamp: -1, runs: 0, open_run: None, sealed: false }
+    }
+
+    /// Its file of batches in the partition's directory.
+    pub fn log_path(&self, dir: &Path) -> PathBuf {
+        dir.join(format!("{:020}.log", self.base_offset))
+    }
+
+    /// Its file of runs.
+    pub fn index_path(&self, dir: &Path) -> PathBuf {
+        dir.join(format!("{:020}.index", self.base_offset))
+    }
+
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_i64_le(self.base_offset);
+        out.put_i64_le(self.end_offset);
+        out.put_u64_le(self.size);
+        out.put_i64_le(self.first_timestamp);
+        out.put_i64_le(self.max_timestamp);
+        out.put_u32_le(self.runs);
+        out.put_u8(u8::from(self.sealed) | u8::from(self.open_run.is_some()) << 1);
+        if let Some(run) = &self.open_run {
+            run.encode(out);
+        }
+    }
+
+    pub(super) fn decode(bytes: &mut &[u8]) -> Option<Segment> {
+        let mut segment = Segment {
+            base_offset: bytes.try_get_i64_le().ok()?,
+            end_offset: bytes.try_get_i64_le().ok()?,
+            size: bytes.try_get_u64_le().ok()?,
+            first_timestamp: bytes.try_get_i64_le().ok()?,
+            max_timestamp: bytes.try_get_i64_le().ok()?,
+            runs: bytes.try_get_u32_le().ok()?,
+            open_run: None,
+            sealed: false,
+        };
+        let flags = bytes.try_get_u8().ok()?;
+        segment.sealed = flags & 1 != 0;
+        if flags & 2 != 0 {
+            segment.open_run = Some(Run::decode(bytes)?);
+            bytes.advance(ENTRY_BYTES);
+        }
+        Some(segment)
+    }
+}
+
+/// The unsealed segment with its open files.
+pub struct ActiveSegment {
+    /// What the manifest will say of it.
+    pub segment: Segment,
+    /// Its closed runs, oldest first.
+    pub runs: Vec<Run>,
+    file: File,
+    index: File,
+    /// Runs that are in the index file already.
+    indexed: usize,
+    /// The bytes of the last, incomplete block.
+    partial: Vec<u8>,
+    allocated: u64,
+}
+
+impl ActiveSegment {
+    /// Makes a new segment's files. The caller syncs the directory before it relies on them.
+    pub async fn create(io: &Io, dir: &Path, base_offset: i64) -> io::Result<ActiveSegment> {
+        let segment = Segment::new(base_offset);
+        let (file, index) = open_files(io, dir, &segment, OpenMode::Create).await?;
+        Ok(ActiveSegment { segment, runs: Vec::new(), file, index, indexed: 0, partial: Vec::new(), allocated: 0 })
+    }
+
+    /// Opens a segment that an earlier start left unsealed.
+    pub async fn reopen(io: &Io, dir: &Path, segment: Segment) -> io::Result<ActiveSegment> {
+        let (file, index) = open_files(io, dir, &segment, OpenMode::ReadWrite).await?;
+        let runs = load_index(io, dir, &segment).await?;
+        let (partial, intact) = load_last_block(&file, &segment).await?;
+        let indexed = runs.len().min(segment.runs as usize);
+        let mut active = ActiveSegment { segment, runs, file, index, indexed, partial, allocated: segment.size };
+        if !intact {
+            // Damage stays in the run that has it: what follows starts another one.
+            active.close_run();
+        }
+        Ok(active)
+    }
+
+    /// Writes `bytes`, whole batches that follow the last one. Not durable before [`ActiveSegment::sync`].
+    pub async fn append(&mut self, bytes: &[Bytes]) -> io::Result<()> {
+        let added: usize = bytes.iter().map(Bytes::len).sum();
+        let mut buffer = Buffer::with_capacity(round_up(self.partial.len() + added));
+        buffer.extend_from_slice(&self.partial);
+        bytes.iter().for_each(|chunk| buffer.extend_from_slice(chunk));
+        let filled = buffer.len();
+        buffer.pad_to_block();
+        let position = self.segment.size - self.partial.len() as u64;
+        self.allocate_to(position + buffer.len() as u64).await?;
+        let frozen = buffer.freeze();
+        self.file.write_at(position, frozen.clone()).await?;
+        self.partial = frozen[round_down(filled)..filled].to_vec();
+        for chunk in bytes {
+            for batch in batches(chunk) {
+                self.count(&batch.expect("a journal entry holds whole batches"));
+            }
+        }
+        Ok(())
+    }
+
+    async fn allocate_to(&mut self, end: u64) -> io::Result<()> {
+        if end <= self.allocated {
+            return Ok(());
+        }
+        // Steps grow with the segment, so that a large one is not a heap of small extents.
+        let step = SEGMENT_STEP.max((self.segment.size / 4).next_multiple_of(SEGMENT_STEP)).min(64 * SEGMENT_STEP);
+        let target = end.next_multiple_of(step);
+        self.file.allocate(self.allocated, target - self.allocated).await?;
+        self.allocated = target;
+        Ok(())
+    }
+
+    fn count(&mut self, batch: &BatchView<'_>) {
+        let segment = &mut self.segment;
+        if segment.size == 0 {
+            segment.first_timestamp = batch.max_timestamp();
+        }
+        let (end_offset, max_timestamp) = (batch.last_offset() + 1, batch.max_timestamp());
+        let contiguous = segment.open_run.is_some_and(|run| run.end_offset == batch.base_offset());
+        if !contiguous || segment.open_run.is_some_and(|run| run.length as usize + batch.total_size() > RUN_BYTES) {
+            self.close_run();
+        }
+        let segment = &mut self.segment;
+        let run = segment.open_run.unwrap_or(Run {
+            base_offset: batch.base_offset(),
+            end_offset: batch.base_offset(),
+            position: segment.size,
+            length: 0,
+            crc: 0,
+            max_timestamp,
+        });
+        segment.open_run = Some(run.extended(batch.bytes(), end_offset, max_timestamp));
+        segment.size += batch.total_size() as u64;
+        segment.end_offset = end_offset;
+        segment.max_timestamp = segment.max_timestamp.max(max_timestamp);
+    }
+
+    fn close_run(&mut self) {
+        self.runs.extend(self.segment.open_run.take());
+        self.segment.runs = self.runs.len() as u32;
+    }
+
+    /// Makes the batches and their runs durable.
+    pub async fn sync(&mut self) -> io::Result<()> {
+        self.file.sync().await?;
+        self.write_index().await
+    }
+
+    async fn write_index(&mut self) -> io::Result<()> {
+        if self.indexed == self.runs.len() {
+            return Ok(());
+        }
+        let position = round_down(self.indexed * ENTRY_BYTES);
+        let first = position / ENTRY_BYTES;
+        let mut entries = Vec::with_capacity((self.runs.len() - first) * ENTRY_BYTES);
+        self.runs[first..].iter().for_each(|run| run.encode(&mut entries));
+        let mut buffer = Buffer::copy_of(&entries[position - first * ENTRY_BYTES..]);
+        if buffer.capacity() < round_up(buffer.len()) {
+            unreachable!("a buffer's capacity is whole blocks");
+        }
+        buffer.pad_to_block();
+        self.index.write_at(position as u64, buffer.freeze()).await?;
+        self.index.sync().await?;
+        self.indexed = self.runs.len();
+        Ok(())
+    }
+
+    /// Cuts both files to their exact length and makes them durable. The segment counts as sealed when the
+    /// checkpoint says so.
+    pub async fn seal(mut self) -> io::Result<(Segment, Vec<Run>)> {
+        self.close_run();
+        self.write_index().await?;
+        self.file.truncate(self.segment.size).await?;
+        self.index.truncate((self.runs.len() * ENTRY_BYTES) as u64).await?;
+        self.file.sync().await?;
+        self.index.sync().await?;
+        self.segment.sealed = true;
+        Ok((self.segment, self.runs))
+    }
+
+    /// The file of batches, for reading.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+async fn open_files(io: &Io, dir: &Path, segment: &Segment, mode: OpenMode) -> io::Result<(File, File)> {
+    Ok((io.open(&segment.log_path(dir), mode).await?, io.open(&segment.index_path(dir), OpenMode::Create).await?))
+}
+
+/// The bytes of the last, incomplete block, and whether the open run matches its checksum.
+async fn load_last_block(file: &File, segment: &Segment) -> io::Result<(Vec<u8>, bool)> {
+    let block_start = segment.size - segment.size % BLOCK as u64;
+    let from = segment.open_run.map_or(block_start, |run| run.position.min(block_start));
+    let aligned = from - from % BLOCK as u64;
+    let bytes = file.read_at(aligned, round_up((segment.size - aligned) as usize)).await?;
+    if (bytes.len() as u64) < segment.size - aligned {
+        return Err(lacking(segment));
+    }
+    let used = &bytes[..(segment.size - aligned) as usize];
+    let intact = segment.open_run.is_none_or(|run| crc32c::crc32c(&used[(run.position - aligned) as usize..]) == run.crc);
+    Ok((used[(block_start - aligned) as usize..].to_vec(), intact))
+}
+
+fn lacking(segment: &Segment) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("segment {:020} is shorter than the {} bytes that the checkpoint names", segment.base_offset, segment.size))
+}
+
+/// The closed runs of a segment, from its index file; where that is damaged, rebuilt from batches that pass
+/// their own CRC and follow each other.
+pub async fn load_index(io: &Io, dir: &Path, segment: &Segment) -> io::Result<Vec<Run>> {
+    if segment.runs == 0 {
+        return Ok(Vec::new());
+    }
+    let wanted = segment.runs as usize * ENTRY_BYTES;
+    let read = match io.open(&segment.index_path(dir), OpenMode::Read).await {
+        Ok(file) => file.read_at(0, round_up(wanted)).await?.to_vec(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    let mut runs = Vec::with_capacity(segment.runs as usize);
+    for index in 0..segment.runs as usize {
+        let entry = read.get(index * ENTRY_BYTES..).and_then(Run::decode);
+        runs.push(entry.filter(|run| run.end_position() <= segment.size));
+    }
+    if runs.iter().all(Option::is_some) {
+        return Ok(runs.into_iter().flatten().collect());
+    }
+    tracing::warn!(segment = segment.base_offset, dir = %dir.display(), "the offset index is damaged; rebuilding it from the batches");
+    rebuild_index(io, dir, segment, &runs).await
+}
+
+/// Fills the holes of an index by walking the batches between the entries that are whole.
+async fn rebuild_index(io: &Io, dir: &Path, segment: &Segment, known: &[Option<Run>]) -> io::Result<Vec<Run>> {
+    let file = io.open(&segment.log_path(dir), OpenMode::Read).await?;
+    let end = segment.open_run.map_or(segment.size, |run| run.position);
+    let mut runs: Vec<Run> = Vec::new();
+    let (mut position, mut offset) = (0, segment.base_offset);
+    let mut known = known.iter().flatten().copied().peekable();
+    while position < end {
+        while known.peek().is_some_and(|run| run.position < position) {
+            known.next();
+        }
+        if let Some(run) = known.next_if(|run| run.position == position) {
+            (position, offset) = (run.end_position(), run.end_offset);
+            runs.push(run);
+            continue;
+        }
+        let hole_end = known.peek().map_or(end, |run| run.position);
+        let aligned = position - position % BLOCK as u64;
+        let bytes = file.read_at(aligned, round_up((hole_end - aligned) as usize)).await?;
+        let hole = bytes.get((position - aligned) as usize..(hole_end - aligned) as usize).ok_or_else(|| lacking(segment))?;
+        runs.extend(walk(hole, position, offset));
+        (position, offset) = (hole_end, known.peek().map_or(segment.end_offset, |run| run.base_offset));
+    }
+    Ok(runs)
+}
+
+/// Runs of the batches in `bytes` that are whole and follow each other from `offset` on.
+fn walk(bytes: &[u8], start: u64, mut offset: i64) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    let mut position = start;
+    for batch in batches(bytes) {
+        let Ok(batch) = batch else { break };
+        if !batch.crc_ok() || batch.base_offset() < offset {
+            break;
+        }
+        offset = batch.last_offset() + 1;
+        let grown = runs.last_mut().filter(|run| run.length as usize + batch.total_size() <= RUN_BYTES && run.end_offset == batch.base_offset());
+        match grown {
+            Some(run) => *run = run.extended(batch.bytes(), offset, batch.max_timestamp()),
+            None => runs.push(
+                Run { base_offset: batch.base_offset(), end_offset: offset, position, length: 0, crc: 0, max_timestamp: -1 }
+                    .extended(batch.bytes(), offset, batch.max_timestamp()),
+            ),
+        }
+        position += batch.total_size() as u64;
+    }
+    runs
+}

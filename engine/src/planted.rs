@@ -1,0 +1,76 @@
+//! Bugs put in on purpose, so that the simulator can show that it would find them.
+//!
+//! Compiled only under the feature `planted`, which only the simulator's tests enable; the broker's binary
+//! holds nothing of it. One bug at a time is on, for the current thread.
+
+use std::cell::Cell;
+
+/// A bug that can be switched on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bug {
+    /// A group counts as durable when its write was submitted.
+    AcknowledgeBeforeFlush,
+    /// A group counts as durable although one before it is not.
+    AcknowledgePastGap,
+    /// Groups of an earlier use of a file are accepted at recovery.
+    NoIncarnationGuard,
+    /// Groups and runs are believed without their checksum.
+    NoCrcAtRecovery,
+    /// A failed durable write is tried again, and its success believed.
+    RetryFailedFlush,
+    /// Recovery stops at a corrupt group as if it were torn.
+    TruncateAtCorruptMiddle,
+    /// Producer state starts empty after a restart.
+    ForgetProducerState,
+    /// A corrupt group's offsets are given to other records.
+    IgnorePreviousDirectory,
+    /// A journal file is used again before the segments that hold its bytes are flushed.
+    RecycleBeforeSegmentFlush,
+    /// A checkpoint names a segment end that is not flushed.
+    CheckpointAheadOfFlush,
+    /// Recovery serves before what it read is flushed.
+    ServeBeforeRecoveryFlush,
+    /// Consumers see the log end.
+    HighWatermarkIsLogEnd,
+    /// A duplicate is answered although its original is not durable.
+    DuplicateAnsweredEarly,
+    /// The checkpoint's producer state holds batches that the checkpoint's log end cuts off.
+    SnapshotHoldsCutOffBatch,
+    /// A producer id is answered before its block is durable.
+    ProducerIdReused,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Bug; 15] = [
+        Bug::AcknowledgeBeforeFlush,
+        Bug::AcknowledgePastGap,
+        Bug::NoIncarnationGuard,
+        Bug::NoCrcAtRecovery,
+        Bug::RetryFailedFlush,
+        Bug::TruncateAtCorruptMiddle,
+        Bug::ForgetProducerState,
+        Bug::IgnorePreviousDirectory,
+        Bug::RecycleBeforeSegmentFlush,
+        Bug::CheckpointAheadOfFlush,
+        Bug::ServeBeforeRecoveryFlush,
+        Bug::HighWatermarkIsLogEnd,
+        Bug::DuplicateAnsweredEarly,
+        Bug::SnapshotHoldsCutOffBatch,
+        Bug::ProducerIdReused,
+    ];
+}
+
+thread_local! {
+    static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
+}
+
+/// Switches one bug on, or all off.
+pub fn plant(bug: Option<Bug>) {
+    PLANTED.set(bug);
+}
+
+/// Whether `bug` is on.
+pub fn is(bug: Bug) -> bool {
+    PLANTED.get() == Some(bug)
+}

@@ -3,15 +3,20 @@
 //! An image never changes; a new one shares what did not change with the old one. Every core holds the
 //! newest that it has applied. It knows neither files nor connections.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use thiserror::Error;
+
+use super::broker_configs::{self, BrokerValues, Settings};
+use super::configs::TopicConfig;
+use super::records::MetadataRecord;
+use super::topic_configs;
 use crate::protocol::Uuid;
 
-use super::configs::TopicConfig;
-
 /// What the cluster is.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct MetadataImage {
     /// The metadata log's offset of the last record that is in the image; −1 for none.
     pub offset: i64,
@@ -29,8 +34,23 @@ pub struct MetadataImage {
     pub next_producer_id: i64,
 }
 
+impl Default for MetadataImage {
+    /// The image before the first record.
+    fn default() -> MetadataImage {
+        MetadataImage {
+            offset: -1,
+            cluster_id: String::new(),
+            topics: BTreeMap::new(),
+            names: BTreeMap::new(),
+            cluster_configs: BTreeMap::new(),
+            broker_configs: BTreeMap::new(),
+            next_producer_id: 0,
+        }
+    }
+}
+
 /// A topic.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Topic {
     /// Its name.
     pub name: String,
@@ -64,4 +84,185 @@ impl MetadataImage {
     pub fn topic(&self, name: &str) -> Option<&Arc<Topic>> {
         self.topics.get(self.names.get(name)?)
     }
+}
+
+/// Why a record does not fit the image: the log holds what no controller writes.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ApplyError {
+    /// The record is about a topic that does not exist.
+    #[error("a record about topic id {0}, which does not exist")]
+    NoTopic(Uuid),
+    /// The record makes a topic that exists.
+    #[error("a record that makes topic '{name}' with id {id}, of which the name or the id exists")]
+    TopicExists {
+        /// The name.
+        name: String,
+        /// The id.
+        id: Uuid,
+    },
+    /// The record leaves a gap in a topic's partitions.
+    #[error("a record about partition {partition} of topic id {id}, which has fewer partitions")]
+    NoPartition {
+        /// The topic's id.
+        id: Uuid,
+        /// The partition.
+        partition: i32,
+    },
+    /// The record sets a value that is not valid.
+    #[error("a record with an invalid config: {0}")]
+    InvalidConfig(String),
+}
+
+impl MetadataImage {
+    /// Makes the change of `record`; `settings` are those of the broker that will use the image. The offset
+    /// is the caller's matter.
+    ///
+    /// # Errors
+    /// If the record does not fit. The image is then of no use.
+    pub fn apply(&mut self, record: &MetadataRecord, settings: &Settings) -> Result<(), ApplyError> {
+        match record {
+            MetadataRecord::Cluster { id } => self.cluster_id.clone_from(id),
+            MetadataRecord::Topic { id, name } => self.add_topic(*id, name, settings)?,
+            MetadataRecord::Partition { topic_id, partition, state } => {
+                self.set_partition(*topic_id, *partition, state)?;
+            }
+            MetadataRecord::RemoveTopic { id } => {
+                let topic = self.topics.remove(id).ok_or(ApplyError::NoTopic(*id))?;
+                self.names.remove(&topic.name);
+            }
+            MetadataRecord::TopicConfig { topic_id, name, value } => {
+                self.set_topic_config(*topic_id, name, value.as_deref(), settings)?;
+            }
+            MetadataRecord::BrokerConfig { broker, name, value } => {
+                self.set_broker_config(*broker, name, value.as_deref(), settings)?;
+            }
+            MetadataRecord::ProducerIds { next } => self.next_producer_id = *next,
+        }
+        Ok(())
+    }
+
+    /// Records that make this image from an empty one.
+    pub fn to_records(&self) -> Vec<MetadataRecord> {
+        let mut records = Vec::new();
+        if !self.cluster_id.is_empty() {
+            records.push(MetadataRecord::Cluster { id: self.cluster_id.clone() });
+        }
+        for (broker, values) in &self.broker_configs {
+            records.extend(broker_records(Some(*broker), values));
+        }
+        records.extend(broker_records(None, &self.cluster_configs));
+        for (id, topic) in &self.topics {
+            records.extend(topic.to_records(*id));
+        }
+        records.push(MetadataRecord::ProducerIds { next: self.next_producer_id });
+        records
+    }
+
+    fn add_topic(&mut self, id: Uuid, name: &str, settings: &Settings) -> Result<(), ApplyError> {
+        if self.topics.contains_key(&id) || self.names.contains_key(name) {
+            return Err(ApplyError::TopicExists { name: name.to_owned(), id });
+        }
+        let configs = BTreeMap::new();
+        let effective = TopicConfig::resolve(&configs, &BrokerValues::new(settings, self));
+        let topic = Topic { name: name.to_owned(), id, partitions: Vec::new(), configs, effective };
+        self.topics.insert(id, Arc::new(topic));
+        self.names.insert(name.to_owned(), id);
+        Ok(())
+    }
+
+    fn set_partition(&mut self, id: Uuid, partition: i32, state: &PartitionState) -> Result<(), ApplyError> {
+        let topic = Arc::make_mut(self.topics.get_mut(&id).ok_or(ApplyError::NoTopic(id))?);
+        let index = usize::try_from(partition).map_err(|_| ApplyError::NoPartition { id, partition })?;
+        match index.cmp(&topic.partitions.len()) {
+            Ordering::Less => topic.partitions[index] = state.clone(),
+            Ordering::Equal => topic.partitions.push(state.clone()),
+            Ordering::Greater => return Err(ApplyError::NoPartition { id, partition }),
+        }
+        Ok(())
+    }
+
+    fn set_topic_config(
+        &mut self,
+        id: Uuid,
+        name: &str,
+        value: Option<&str>,
+        settings: &Settings,
+    ) -> Result<(), ApplyError> {
+        // Alone: settings that need each other arrive one by one.
+        if let Some(value) = value {
+            let setting = BTreeMap::from([(name.to_owned(), value.to_owned())]);
+            topic_configs::check_each(&setting).map_err(ApplyError::InvalidConfig)?;
+        }
+        let mut topic = Topic::clone(self.topics.get(&id).ok_or(ApplyError::NoTopic(id))?);
+        set(&mut topic.configs, name, value);
+        topic.effective = TopicConfig::resolve(&topic.configs, &BrokerValues::new(settings, self));
+        self.topics.insert(id, Arc::new(topic));
+        Ok(())
+    }
+
+    fn set_broker_config(
+        &mut self,
+        broker: Option<i32>,
+        name: &str,
+        value: Option<&str>,
+        settings: &Settings,
+    ) -> Result<(), ApplyError> {
+        if let Some(value) = value {
+            let setting = BTreeMap::from([(name.to_owned(), value.to_owned())]);
+            broker_configs::check(&setting).map_err(ApplyError::InvalidConfig)?;
+        }
+        match broker {
+            None => set(&mut self.cluster_configs, name, value),
+            Some(id) => {
+                let configs = self.broker_configs.entry(id).or_default();
+                set(configs, name, value);
+                if configs.is_empty() {
+                    self.broker_configs.remove(&id);
+                }
+            }
+        }
+        self.resolve_topics(settings);
+        Ok(())
+    }
+
+    /// Topics take values from the broker: all that see other ones now change.
+    fn resolve_topics(&mut self, settings: &Settings) {
+        let mut topics = std::mem::take(&mut self.topics);
+        let broker = BrokerValues::new(settings, self);
+        for topic in topics.values_mut() {
+            let effective = TopicConfig::resolve(&topic.configs, &broker);
+            if effective != topic.effective {
+                Arc::make_mut(topic).effective = effective;
+            }
+        }
+        self.topics = topics;
+    }
+}
+
+impl Topic {
+    fn to_records(&self, id: Uuid) -> Vec<MetadataRecord> {
+        let mut records = vec![MetadataRecord::Topic { id, name: self.name.clone() }];
+        for (partition, state) in (0..).zip(&self.partitions) {
+            records.push(MetadataRecord::Partition { topic_id: id, partition, state: state.clone() });
+        }
+        for (name, value) in &self.configs {
+            let (name, value) = (name.clone(), Some(value.clone()));
+            records.push(MetadataRecord::TopicConfig { topic_id: id, name, value });
+        }
+        records
+    }
+}
+
+fn broker_records(broker: Option<i32>, values: &BTreeMap<String, String>) -> impl Iterator<Item = MetadataRecord> {
+    values.iter().map(move |(name, value)| {
+        let (name, value) = (name.clone(), Some(value.clone()));
+        MetadataRecord::BrokerConfig { broker, name, value }
+    })
+}
+
+fn set(values: &mut BTreeMap<String, String>, name: &str, value: Option<&str>) {
+    match value {
+        Some(value) => values.insert(name.to_owned(), value.to_owned()),
+        None => values.remove(name),
+    };
 }

@@ -1,0 +1,252 @@
+//! IncrementalAlterConfigs and AlterConfigs: which records a request becomes, or why it is refused.
+//!
+//! A resource's changes hold together or not at all; resources do not know of each other. Only what differs
+//! becomes a record. Messages have the words of Kafka's `ConfigAdminManager`, `DynamicBrokerConfig` and
+//! `ConfigurationControlManager`.
+
+use std::collections::BTreeMap;
+
+use super::Context;
+use super::broker_configs::{self, BrokerValues, Settings, Update};
+use super::configs::{self, ConfigType};
+use super::records::MetadataRecord;
+use super::request::{ConfigChange, ConfigResource, Refusal, occurrences};
+use super::topic_configs;
+use super::topics;
+use crate::protocol::{ErrorCode, Uuid};
+
+const SET: i8 = 0;
+const DELETE: i8 = 1;
+const APPEND: i8 = 2;
+const SUBTRACT: i8 = 3;
+
+type Results = Vec<(ConfigResource, Result<(), Refusal>)>;
+type Configs = BTreeMap<String, String>;
+
+pub(super) fn incremental(
+    context: &mut Context<'_>,
+    resources: &[(ConfigResource, Vec<ConfigChange>)],
+    validate_only: bool,
+) -> Results {
+    let checked_changes = |target: &Target<'_>, changes: &[ConfigChange]| -> Result<Configs, Refusal> {
+        check_unique(changes.iter().map(|change| change.name.as_str()))?;
+        let is_null = |change: &&ConfigChange| change.operation != DELETE && change.value.is_none();
+        check_no_nulls(changes.iter().filter(is_null).map(|change| change.name.as_str()))?;
+        target.check_dynamic(changes.iter().map(|change| change.name.as_str()))?;
+        changed(target, changes)
+    };
+    each(context, resources, validate_only, checked_changes)
+}
+
+pub(super) fn replace(
+    context: &mut Context<'_>,
+    resources: &[(ConfigResource, Vec<(String, Option<String>)>)],
+    validate_only: bool,
+) -> Results {
+    let replacement = |target: &Target<'_>, configs: &[(String, Option<String>)]| -> Result<Configs, Refusal> {
+        check_unique(configs.iter().map(|(name, _)| name.as_str()))?;
+        check_no_nulls(configs.iter().filter(|(_, value)| value.is_none()).map(|(name, _)| name.as_str()))?;
+        target.check_dynamic(configs.iter().map(|(name, _)| name.as_str()))?;
+        Ok(configs.iter().filter_map(|(name, value)| Some((name.clone(), value.clone()?))).collect())
+    };
+    each(context, resources, validate_only, replacement)
+}
+
+/// Finds the whole new settings of each resource, checks them, and records what differs.
+fn each<C>(
+    context: &mut Context<'_>,
+    resources: &[(ConfigResource, Vec<C>)],
+    validate_only: bool,
+    new_configs: impl Fn(&Target<'_>, &[C]) -> Result<Configs, Refusal>,
+) -> Results {
+    let counts = occurrences(resources.iter().map(|(resource, _)| resource));
+    let mut results: Results = Vec::with_capacity(counts.len());
+    for (resource, changes) in resources {
+        let result = match counts[resource] {
+            1 => records(context, resource, |target| new_configs(target, changes)),
+            _ if results.iter().any(|(other, _)| other == resource) => continue,
+            _ => Err(Refusal::new(ErrorCode::InvalidRequest, "Each resource must appear at most once.")),
+        };
+        let result = result.map(|records| {
+            if !validate_only {
+                context.records.extend(records);
+            }
+        });
+        results.push((resource.clone(), result));
+    }
+    results
+}
+
+fn records(
+    context: &Context<'_>,
+    resource: &ConfigResource,
+    new_configs: impl FnOnce(&Target<'_>) -> Result<Configs, Refusal>,
+) -> Result<Vec<MetadataRecord>, Refusal> {
+    let target = Target::find(context, resource)?;
+    let configs = new_configs(&target)?;
+    target.check(&configs)?;
+    let removed = target.current.keys().filter(|name| !configs.contains_key(*name));
+    let mut records: Vec<_> = removed.map(|name| target.record(name, None)).collect();
+    let differing = configs.iter().filter(|(name, value)| target.current.get(*name) != Some(*value));
+    records.extend(differing.map(|(name, value)| target.record(name, Some(value))));
+    Ok(records)
+}
+
+/// What a resource's name stands for.
+struct Target<'a> {
+    kind: Kind,
+    /// Its settings now.
+    current: Configs,
+    broker: BrokerValues<'a>,
+}
+
+enum Kind {
+    Topic(Uuid),
+    Broker(Option<i32>),
+}
+
+impl<'a> Target<'a> {
+    fn find(context: &Context<'a>, resource: &ConfigResource) -> Result<Target<'a>, Refusal> {
+        let broker = BrokerValues::new(context.settings, context.image);
+        match resource {
+            ConfigResource::Topic(name) => {
+                topics::check_name(name)?;
+                let id = context.image.names.get(name).ok_or_else(|| {
+                    Refusal::new(ErrorCode::UnknownTopicOrPartition, format!("The topic '{name}' does not exist."))
+                })?;
+                Ok(Target { kind: Kind::Topic(*id), current: context.image.topics[id].configs.clone(), broker })
+            }
+            ConfigResource::Broker(name) => {
+                let id = broker_id(name, context.settings)?;
+                let current = match id {
+                    None => Some(&context.image.cluster_configs),
+                    Some(id) => context.image.broker_configs.get(&id),
+                };
+                Ok(Target { kind: Kind::Broker(id), current: current.cloned().unwrap_or_default(), broker })
+            }
+            ConfigResource::Other { kind, .. } => {
+                Err(Refusal::new(ErrorCode::InvalidRequest, format!("Unsupported resource type: {kind}")))
+            }
+        }
+    }
+
+    /// A broker's configs must be known and such that a running broker can take them.
+    fn check_dynamic<'n>(&self, names: impl Iterator<Item = &'n str>) -> Result<(), Refusal> {
+        if let Kind::Topic(_) = self.kind {
+            return Ok(());
+        }
+        let is_dynamic =
+            |name: &str| broker_configs::find(name).is_some_and(|def| def.update == Update::Dynamic);
+        let fixed: Vec<_> = names.filter(|name| !is_dynamic(name)).collect();
+        if fixed.is_empty() {
+            return Ok(());
+        }
+        let why = format!("Cannot update these configs dynamically: Set({})", fixed.join(", "));
+        Err(Refusal::new(ErrorCode::InvalidRequest, why))
+    }
+
+    fn check(&self, configs: &Configs) -> Result<(), Refusal> {
+        match self.kind {
+            Kind::Topic(_) => {
+                topic_configs::check(configs).map_err(|why| Refusal::new(ErrorCode::InvalidConfig, why))
+            }
+            Kind::Broker(_) => {
+                broker_configs::check(configs).map_err(|why| Refusal::new(ErrorCode::InvalidRequest, why))
+            }
+        }
+    }
+
+    /// A config's type, and its value when this resource does not set it; `None` if there is no such config.
+    fn inherited(&self, name: &str) -> Option<(ConfigType, String)> {
+        match self.kind {
+            Kind::Topic(_) => {
+                let def = topic_configs::find(name)?;
+                Some((def.config.kind, configs::resolve(def, &Configs::new(), &self.broker)))
+            }
+            Kind::Broker(_) => {
+                let def = broker_configs::find(name)?;
+                Some((def.config.kind, self.broker.text(name).unwrap_or_default().to_owned()))
+            }
+        }
+    }
+
+    fn record(&self, name: &str, value: Option<&String>) -> MetadataRecord {
+        let (name, value) = (name.to_owned(), value.cloned());
+        match self.kind {
+            Kind::Topic(topic_id) => MetadataRecord::TopicConfig { topic_id, name, value },
+            Kind::Broker(broker) => MetadataRecord::BrokerConfig { broker, name, value },
+        }
+    }
+}
+
+fn broker_id(name: &str, settings: &Settings) -> Result<Option<i32>, Refusal> {
+    let invalid = |why| Err(Refusal::new(ErrorCode::InvalidRequest, why));
+    if name.is_empty() {
+        return Ok(None);
+    }
+    match name.parse::<i32>() {
+        Err(_) => invalid(format!("Node id must be an integer, but it is: {name}")),
+        Ok(id) if id != settings.node_id => {
+            invalid(format!("Unexpected broker id, expected {}, but received {name}", settings.node_id))
+        }
+        Ok(id) => Ok(Some(id)),
+    }
+}
+
+fn check_unique<'n>(names: impl Iterator<Item = &'n str>) -> Result<(), Refusal> {
+    if occurrences(names).values().any(|count| *count > 1) {
+        return Err(Refusal::new(ErrorCode::InvalidRequest, "Error due to duplicate config keys"));
+    }
+    Ok(())
+}
+
+fn check_no_nulls<'n>(nulls: impl Iterator<Item = &'n str>) -> Result<(), Refusal> {
+    let nulls: Vec<_> = nulls.collect();
+    if nulls.is_empty() {
+        return Ok(());
+    }
+    Err(Refusal::new(ErrorCode::InvalidRequest, format!("Null value not supported for : {}", nulls.join(", "))))
+}
+
+fn changed(target: &Target<'_>, changes: &[ConfigChange]) -> Result<Configs, Refusal> {
+    let mut configs = target.current.clone();
+    for change in changes {
+        let value = change.value.clone().unwrap_or_default();
+        match change.operation {
+            SET => drop(configs.insert(change.name.clone(), value)),
+            DELETE => drop(configs.remove(&change.name)),
+            APPEND | SUBTRACT => {
+                let value = edited_list(target, change, &value)?;
+                configs.insert(change.name.clone(), value);
+            }
+            unknown => {
+                let why = format!("Unknown operation type {unknown}");
+                return Err(Refusal::new(ErrorCode::InvalidRequest, why));
+            }
+        }
+    }
+    Ok(configs)
+}
+
+/// The list in force with elements added or taken out.
+fn edited_list(target: &Target<'_>, change: &ConfigChange, value: &str) -> Result<String, Refusal> {
+    let name = change.name.as_str();
+    let Some((kind, inherited)) = target.inherited(name) else {
+        return Err(Refusal::new(ErrorCode::InvalidConfig, format!("Unknown topic config name: {name}")));
+    };
+    if kind != ConfigType::List {
+        let operation = if change.operation == APPEND { "APPEND" } else { "SUBTRACT" };
+        let why = format!("Can't {operation} to key {name} because its type is not LIST.");
+        return Err(Refusal::new(ErrorCode::InvalidConfig, why));
+    }
+    let current = target.current.get(name).unwrap_or(&inherited);
+    let mut elements: Vec<&str> = configs::list(current).collect();
+    for element in configs::list(value) {
+        if change.operation == SUBTRACT {
+            elements.retain(|other| *other != element);
+        } else if !elements.contains(&element) {
+            elements.push(element);
+        }
+    }
+    Ok(elements.join(","))
+}

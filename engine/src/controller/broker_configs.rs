@@ -1,0 +1,352 @@
+//! The configs of a broker: the table, and the levels at which they are set.
+//!
+//! The table holds those of Kafka 4.1 that mean something here or that tools set, under Kafka's names and
+//! with Kafka's defaults, sorted by name. What the process was started with is the static level; the metadata
+//! log holds two dynamic levels, of one broker and of the cluster as a whole. Topic configs come from here
+//! where a topic has none of its own.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::configs::{ConfigDef, ConfigType as T, Valid as V};
+use super::image::MetadataImage;
+use super::topic_configs::{self, TOPIC_CONFIGS};
+
+/// When a broker config may change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Update {
+    /// Only by a restart.
+    Fixed,
+    /// While the broker runs, for one broker or for all (`DynamicBrokerConfig.AllDynamicConfigs`).
+    Dynamic,
+}
+
+use Update::{Dynamic, Fixed};
+
+/// A broker config.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BrokerConfigDef {
+    /// Its definition.
+    pub config: ConfigDef,
+    /// When it may change.
+    pub update: Update,
+}
+
+const fn def(
+    name: &'static str,
+    kind: T,
+    default: Option<&'static str>,
+    valid: V,
+    update: Update,
+) -> BrokerConfigDef {
+    BrokerConfigDef { config: ConfigDef::new(name, kind, default, valid), update }
+}
+
+/// All broker configs, sorted by name.
+pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
+    def("advertised.listeners", T::String, None, V::Any, Fixed),
+    def("auto.create.topics.enable", T::Boolean, Some("true"), V::Any, Fixed),
+    def("auto.leader.rebalance.enable", T::Boolean, Some("true"), V::Any, Fixed),
+    def("background.threads", T::Int, Some("10"), V::AtLeast(1), Dynamic),
+    def("broker.id", T::Int, Some("-1"), V::Any, Fixed),
+    def("broker.rack", T::String, None, V::Any, Fixed),
+    def("compression.gzip.level", T::Int, Some("-1"), V::GzipLevel, Dynamic),
+    def("compression.lz4.level", T::Int, Some("9"), V::Between(1, 17), Dynamic),
+    def("compression.type", T::String, Some("producer"), V::OneOf(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"]), Dynamic),
+    def("compression.zstd.level", T::Int, Some("3"), V::Between(-131_072, 22), Dynamic),
+    def("connections.max.idle.ms", T::Long, Some("600000"), V::Any, Fixed),
+    def("controlled.shutdown.enable", T::Boolean, Some("true"), V::Any, Fixed),
+    def("default.replication.factor", T::Int, Some("1"), V::AtLeast(1), Fixed),
+    def("delete.topic.enable", T::Boolean, Some("true"), V::Any, Fixed),
+    def("fetch.max.bytes", T::Int, Some("57671680"), V::AtLeast(1_024), Fixed),
+    def("follower.replication.throttled.rate", T::Long, Some("9223372036854775807"), V::AtLeast(0), Dynamic),
+    def("group.consumer.assignors", T::List, Some("uniform,range"), V::Any, Fixed),
+    def("group.consumer.heartbeat.interval.ms", T::Int, Some("5000"), V::AtLeast(1), Fixed),
+    def("group.consumer.max.heartbeat.interval.ms", T::Int, Some("15000"), V::AtLeast(1), Fixed),
+    def("group.consumer.max.session.timeout.ms", T::Int, Some("60000"), V::AtLeast(1), Fixed),
+    def("group.consumer.max.size", T::Int, Some("2147483647"), V::AtLeast(1), Fixed),
+    def("group.consumer.migration.policy", T::String, Some("bidirectional"), V::Any, Fixed),
+    def("group.consumer.min.heartbeat.interval.ms", T::Int, Some("5000"), V::AtLeast(1), Fixed),
+    def("group.consumer.min.session.timeout.ms", T::Int, Some("45000"), V::AtLeast(1), Fixed),
+    def("group.consumer.session.timeout.ms", T::Int, Some("45000"), V::AtLeast(1), Fixed),
+    def("group.coordinator.rebalance.protocols", T::List, Some("classic,consumer,streams"), V::OneOf(&["consumer", "classic", "share", "streams"]), Fixed),
+    def("group.initial.rebalance.delay.ms", T::Int, Some("3000"), V::Any, Fixed),
+    def("group.max.session.timeout.ms", T::Int, Some("1800000"), V::Any, Fixed),
+    def("group.max.size", T::Int, Some("2147483647"), V::AtLeast(1), Fixed),
+    def("group.min.session.timeout.ms", T::Int, Some("6000"), V::Any, Fixed),
+    def("leader.replication.throttled.rate", T::Long, Some("9223372036854775807"), V::AtLeast(0), Dynamic),
+    def("listener.security.protocol.map", T::String, Some("SASL_SSL:SASL_SSL,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT"), V::Any, Fixed),
+    def("listeners", T::String, Some("PLAINTEXT://:9092"), V::Any, Fixed),
+    def("log.cleaner.backoff.ms", T::Long, Some("15000"), V::AtLeast(0), Dynamic),
+    def("log.cleaner.dedupe.buffer.size", T::Long, Some("134217728"), V::Any, Dynamic),
+    def("log.cleaner.delete.retention.ms", T::Long, Some("86400000"), V::AtLeast(0), Dynamic),
+    def("log.cleaner.enable", T::Boolean, Some("true"), V::Any, Fixed),
+    def("log.cleaner.io.buffer.load.factor", T::Double, Some("0.9"), V::Any, Dynamic),
+    def("log.cleaner.io.buffer.size", T::Int, Some("524288"), V::AtLeast(0), Dynamic),
+    def("log.cleaner.io.max.bytes.per.second", T::Double, Some("1.7976931348623157E308"), V::Any, Dynamic),
+    def("log.cleaner.max.compaction.lag.ms", T::Long, Some("9223372036854775807"), V::AtLeast(1), Dynamic),
+    def("log.cleaner.min.cleanable.ratio", T::Double, Some("0.5"), V::Ratio, Dynamic),
+    def("log.cleaner.min.compaction.lag.ms", T::Long, Some("0"), V::AtLeast(0), Dynamic),
+    def("log.cleaner.threads", T::Int, Some("1"), V::AtLeast(0), Dynamic),
+    def("log.cleanup.policy", T::List, Some("delete"), V::OneOf(&["compact", "delete"]), Dynamic),
+    def("log.dir", T::String, None, V::Any, Fixed),
+    def("log.dirs", T::String, None, V::Any, Fixed),
+    def("log.flush.interval.messages", T::Long, Some("9223372036854775807"), V::AtLeast(1), Dynamic),
+    def("log.flush.interval.ms", T::Long, None, V::Any, Dynamic),
+    def("log.flush.scheduler.interval.ms", T::Long, Some("9223372036854775807"), V::Any, Fixed),
+    def("log.index.interval.bytes", T::Int, Some("4096"), V::AtLeast(0), Dynamic),
+    def("log.index.size.max.bytes", T::Int, Some("10485760"), V::AtLeast(4), Dynamic),
+    def("log.local.retention.bytes", T::Long, Some("-2"), V::AtLeast(-2), Dynamic),
+    def("log.local.retention.ms", T::Long, Some("-2"), V::AtLeast(-2), Dynamic),
+    def("log.message.timestamp.after.max.ms", T::Long, Some("3600000"), V::AtLeast(0), Dynamic),
+    def("log.message.timestamp.before.max.ms", T::Long, Some("9223372036854775807"), V::AtLeast(0), Dynamic),
+    def("log.message.timestamp.type", T::String, Some("CreateTime"), V::OneOf(&["CreateTime", "LogAppendTime"]), Dynamic),
+    def("log.preallocate", T::Boolean, Some("false"), V::Any, Dynamic),
+    def("log.retention.bytes", T::Long, Some("-1"), V::Any, Dynamic),
+    def("log.retention.check.interval.ms", T::Long, Some("300000"), V::AtLeast(1), Fixed),
+    def("log.retention.hours", T::Int, Some("168"), V::Any, Fixed),
+    def("log.retention.minutes", T::Int, None, V::Any, Fixed),
+    def("log.retention.ms", T::Long, None, V::Any, Dynamic),
+    def("log.roll.hours", T::Int, Some("168"), V::AtLeast(1), Fixed),
+    def("log.roll.jitter.hours", T::Int, Some("0"), V::AtLeast(0), Fixed),
+    def("log.roll.jitter.ms", T::Long, None, V::Any, Dynamic),
+    def("log.roll.ms", T::Long, None, V::Any, Dynamic),
+    def("log.segment.bytes", T::Int, Some("1073741824"), V::AtLeast(1_048_576), Dynamic),
+    def("log.segment.delete.delay.ms", T::Long, Some("60000"), V::AtLeast(0), Dynamic),
+    def("max.connection.creation.rate", T::Int, Some("2147483647"), V::AtLeast(0), Dynamic),
+    def("max.connections", T::Int, Some("2147483647"), V::AtLeast(0), Dynamic),
+    def("max.connections.per.ip", T::Int, Some("2147483647"), V::AtLeast(0), Dynamic),
+    def("max.connections.per.ip.overrides", T::String, Some(""), V::Any, Dynamic),
+    def("max.incremental.fetch.session.cache.slots", T::Int, Some("1000"), V::AtLeast(0), Fixed),
+    def("max.request.partition.size.limit", T::Int, Some("2000"), V::AtLeast(1), Fixed),
+    def("message.max.bytes", T::Int, Some("1048588"), V::AtLeast(0), Dynamic),
+    def("min.insync.replicas", T::Int, Some("1"), V::AtLeast(1), Dynamic),
+    def("node.id", T::Int, None, V::AtLeast(0), Fixed),
+    def("num.io.threads", T::Int, Some("8"), V::AtLeast(1), Dynamic),
+    def("num.network.threads", T::Int, Some("3"), V::AtLeast(1), Dynamic),
+    def("num.partitions", T::Int, Some("1"), V::AtLeast(1), Fixed),
+    def("num.recovery.threads.per.data.dir", T::Int, Some("2"), V::AtLeast(1), Dynamic),
+    def("num.replica.fetchers", T::Int, Some("1"), V::Any, Dynamic),
+    def("offset.metadata.max.bytes", T::Int, Some("4096"), V::Any, Fixed),
+    def("offsets.commit.timeout.ms", T::Int, Some("5000"), V::AtLeast(1), Fixed),
+    def("offsets.retention.check.interval.ms", T::Long, Some("600000"), V::AtLeast(1), Fixed),
+    def("offsets.retention.minutes", T::Int, Some("10080"), V::AtLeast(1), Fixed),
+    def("offsets.topic.num.partitions", T::Int, Some("50"), V::AtLeast(1), Fixed),
+    def("offsets.topic.replication.factor", T::Short, Some("3"), V::AtLeast(1), Fixed),
+    def("offsets.topic.segment.bytes", T::Int, Some("104857600"), V::AtLeast(1), Fixed),
+    def("process.roles", T::List, None, V::OneOf(&["broker", "controller"]), Fixed),
+    def("producer.id.expiration.ms", T::Int, Some("86400000"), V::AtLeast(1), Dynamic),
+    def("queued.max.requests", T::Int, Some("500"), V::AtLeast(1), Fixed),
+    def("quota.window.num", T::Int, Some("11"), V::AtLeast(1), Fixed),
+    def("quota.window.size.seconds", T::Int, Some("1"), V::AtLeast(1), Fixed),
+    def("remote.log.storage.system.enable", T::Boolean, Some("false"), V::Any, Fixed),
+    def("replica.alter.log.dirs.io.max.bytes.per.second", T::Long, Some("9223372036854775807"), V::AtLeast(0), Dynamic),
+    def("replica.fetch.max.bytes", T::Int, Some("1048576"), V::AtLeast(0), Fixed),
+    def("replica.fetch.min.bytes", T::Int, Some("1"), V::Any, Fixed),
+    def("replica.fetch.response.max.bytes", T::Int, Some("10485760"), V::AtLeast(0), Fixed),
+    def("replica.fetch.wait.max.ms", T::Int, Some("500"), V::Any, Fixed),
+    def("replica.lag.time.max.ms", T::Long, Some("30000"), V::Any, Fixed),
+    def("request.timeout.ms", T::Int, Some("30000"), V::Any, Fixed),
+    def("socket.listen.backlog.size", T::Int, Some("50"), V::AtLeast(1), Fixed),
+    def("socket.receive.buffer.bytes", T::Int, Some("102400"), V::Any, Fixed),
+    def("socket.request.max.bytes", T::Int, Some("104857600"), V::AtLeast(1), Fixed),
+    def("socket.send.buffer.bytes", T::Int, Some("102400"), V::Any, Fixed),
+    def("transaction.abort.timed.out.transaction.cleanup.interval.ms", T::Int, Some("10000"), V::AtLeast(1), Fixed),
+    def("transaction.max.timeout.ms", T::Int, Some("900000"), V::AtLeast(1), Fixed),
+    def("transaction.partition.verification.enable", T::Boolean, Some("true"), V::Any, Dynamic),
+    def("transaction.remove.expired.transaction.cleanup.interval.ms", T::Int, Some("3600000"), V::AtLeast(1), Fixed),
+    def("transaction.state.log.min.isr", T::Int, Some("2"), V::AtLeast(1), Fixed),
+    def("transaction.state.log.num.partitions", T::Int, Some("50"), V::AtLeast(1), Fixed),
+    def("transaction.state.log.replication.factor", T::Short, Some("3"), V::AtLeast(1), Fixed),
+    def("transaction.state.log.segment.bytes", T::Int, Some("104857600"), V::AtLeast(1), Fixed),
+    def("transaction.two.phase.commit.enable", T::Boolean, Some("false"), V::Any, Fixed),
+    def("transactional.id.expiration.ms", T::Int, Some("604800000"), V::AtLeast(1), Fixed),
+    def("unclean.leader.election.enable", T::Boolean, Some("false"), V::Any, Dynamic),
+];
+
+/// The broker config of that name.
+pub fn find(name: &str) -> Option<&'static BrokerConfigDef> {
+    let index = BROKER_CONFIGS.binary_search_by(|def| def.config.name.cmp(name)).ok()?;
+    Some(&BROKER_CONFIGS[index])
+}
+
+/// Other names of a broker config in coarser units, most specific first, the name itself included.
+pub(super) fn synonyms(name: &'static str) -> Vec<&'static str> {
+    let family = TOPIC_CONFIGS.iter().find(|def| def.synonyms.iter().any(|synonym| synonym.name == name));
+    match family {
+        Some(def) => def.synonyms.iter().map(|synonym| synonym.name).skip_while(|other| *other != name).collect(),
+        None => vec![name],
+    }
+}
+
+/// Checks values of one level: each is known and valid, also as the topic config that it stands for.
+///
+/// # Errors
+/// A sentence that names the first that is not.
+pub fn check(values: &BTreeMap<String, String>) -> Result<(), String> {
+    for (name, value) in values {
+        let def = find(name).ok_or_else(|| format!("Unknown broker config name: {name}"))?;
+        def.config.check(value)?;
+        check_as_topic_config(name, value)?;
+    }
+    Ok(())
+}
+
+fn check_as_topic_config(name: &str, value: &str) -> Result<(), String> {
+    for def in TOPIC_CONFIGS {
+        if let Some(synonym) = def.synonyms.iter().find(|synonym| synonym.name == name) {
+            let setting = BTreeMap::from([(def.config.name.to_owned(), synonym.scale(value))]);
+            topic_configs::check(&setting).map_err(|why| format!("{name} cannot be {value}: {why}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// What this broker was started with. Shared by all cores.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// This broker's id.
+    pub node_id: i32,
+    /// The static level, under Kafka's names; checked.
+    pub static_configs: BTreeMap<String, String>,
+}
+
+impl Settings {
+    /// Checks the static level and adds `node.id` and `broker.id` to it.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn new(node_id: i32, mut static_configs: BTreeMap<String, String>) -> Result<Arc<Settings>, String> {
+        if node_id < 0 {
+            return Err(format!("node.id is {node_id}; it must be at least 0."));
+        }
+        for name in ["node.id", "broker.id"] {
+            static_configs.insert(name.to_owned(), node_id.to_string());
+        }
+        check(&static_configs)?;
+        Ok(Arc::new(Settings { node_id, static_configs }))
+    }
+}
+
+/// Where a value comes from, with the code that DescribeConfigs gives it (`DescribeConfigsResponse.ConfigSource`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(i8)]
+pub enum ConfigSource {
+    /// Set for the topic.
+    DynamicTopic = 1,
+    /// Set for this broker while it runs.
+    DynamicBroker = 2,
+    /// Set for all brokers while they run.
+    DynamicDefaultBroker = 3,
+    /// What this broker was started with.
+    StaticBroker = 4,
+    /// Nobody set it.
+    Default = 5,
+}
+
+impl ConfigSource {
+    /// The code of the source on the wire.
+    pub fn code(self) -> i8 {
+        self as i8
+    }
+}
+
+/// Values that were set at one level.
+#[derive(Debug, Clone, Copy)]
+pub struct Level<'a> {
+    /// Which level.
+    pub source: ConfigSource,
+    /// The values by name.
+    pub values: &'a BTreeMap<String, String>,
+}
+
+/// A broker's values at all levels.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BrokerValues<'a> {
+    levels: [Option<Level<'a>>; 3],
+}
+
+impl<'a> BrokerValues<'a> {
+    /// The values of the broker of `settings` under an image.
+    pub fn new(settings: &'a Settings, image: &'a MetadataImage) -> BrokerValues<'a> {
+        let level = |source, values| Some(Level { source, values });
+        let own = image.broker_configs.get(&settings.node_id);
+        BrokerValues {
+            levels: [
+                own.and_then(|values| level(ConfigSource::DynamicBroker, values)),
+                level(ConfigSource::DynamicDefaultBroker, &image.cluster_configs),
+                level(ConfigSource::StaticBroker, &settings.static_configs),
+            ],
+        }
+    }
+
+    /// The levels, from the one that wins.
+    pub fn levels(&self) -> impl Iterator<Item = Level<'a>> + use<'a> {
+        self.levels.into_iter().flatten()
+    }
+
+    /// The value in force; `None` if nobody set it and it has no default.
+    pub fn text(&self, name: &str) -> Option<&'a str> {
+        let set = self.levels().find_map(|level| level.values.get(name));
+        set.map(|value| value.trim()).or_else(|| find(name)?.config.default)
+    }
+
+    /// The value in force of a config that is a number and has a default.
+    ///
+    /// # Panics
+    /// If the table has no such config.
+    pub fn number(&self, name: &str) -> i64 {
+        let text = self.text(name).expect("a broker config with a default");
+        text.parse().expect("values are checked before they are kept")
+    }
+
+    /// The value in force of a config that is true or false.
+    ///
+    /// # Panics
+    /// If the table has no such config.
+    pub fn boolean(&self, name: &str) -> bool {
+        self.text(name).expect("a broker config with a default").eq_ignore_ascii_case("true")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sorted_and_its_defaults_are_valid() {
+        assert!(BROKER_CONFIGS.is_sorted_by(|a, b| a.config.name < b.config.name));
+        for def in BROKER_CONFIGS {
+            if let Some(default) = def.config.default {
+                def.config.check(default).unwrap_or_else(|why| panic!("{why}"));
+            }
+        }
+    }
+
+    #[test]
+    fn the_nearer_level_wins() {
+        let statics = BTreeMap::from([("num.partitions".to_owned(), "3".to_owned())]);
+        let settings = Settings::new(7, statics).expect("valid settings");
+        let mut image = MetadataImage::default();
+        let number = |image: &MetadataImage, name| BrokerValues::new(&settings, image).number(name);
+        assert_eq!(number(&image, "num.partitions"), 3);
+        assert_eq!(number(&image, "message.max.bytes"), 1_048_588);
+        image.cluster_configs.insert("message.max.bytes".to_owned(), "2000".to_owned());
+        assert_eq!(number(&image, "message.max.bytes"), 2000);
+        image.broker_configs.insert(8, BTreeMap::from([("message.max.bytes".to_owned(), "1000".to_owned())]));
+        assert_eq!(number(&image, "message.max.bytes"), 2000);
+        image.broker_configs.insert(7, BTreeMap::from([("message.max.bytes".to_owned(), "3000".to_owned())]));
+        assert_eq!(number(&image, "message.max.bytes"), 3000);
+    }
+
+    #[test]
+    fn a_broker_value_is_valid_as_a_topic_value() {
+        let refused = |name: &str, value: &str| {
+            Settings::new(0, BTreeMap::from([(name.to_owned(), value.to_owned())])).expect_err("an invalid value")
+        };
+        refused("log.roll.ms", "0");
+        refused("log.retention.ms", "-2");
+        refused("unclean.leader.election.enable", "true");
+        refused("no.such.config", "1");
+    }
+}

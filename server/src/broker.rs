@@ -13,11 +13,12 @@ use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use engine::controller::image::MetadataImage;
+use engine::controller::{BrokerValues, Settings};
 use engine::io::local::Bell;
 use engine::io::mailbox::Mailbox;
 use engine::io::{Class, Io};
 use engine::replication::fetch_session::FetchSessions;
-use engine::shard::{Core, Message, NodeConfig, StartError};
+use engine::shard::{Core, Message, NodeConfig};
 
 use crate::budget::Budget;
 use crate::connection::{self, Connections};
@@ -28,24 +29,14 @@ use crate::{limits, listener};
 pub struct BrokerConfig {
     /// The engine's part.
     pub node: Arc<NodeConfig>,
+    /// The static configs under Kafka's names.
+    pub settings: Arc<Settings>,
     /// Where to listen; port 0 takes a free one.
     pub listen: SocketAddr,
     /// The host that clients are told to connect to.
     pub advertised_host: String,
     /// The port that clients are told; 0 for the one that is listened on.
     pub advertised_port: u16,
-    /// The largest request in bytes (`socket.request.max.bytes`).
-    pub max_request_bytes: usize,
-    /// The most connections of the node (`max.connections`).
-    pub max_connections: usize,
-    /// When an idle connection is closed (`connections.max.idle.ms`).
-    pub max_idle: Duration,
-    /// The most bytes of a Fetch answer (`fetch.max.bytes`).
-    pub fetch_max_bytes: usize,
-    /// Whether Metadata makes topics (`auto.create.topics.enable`).
-    pub auto_create_topics: bool,
-    /// Fetch sessions of the node (`max.incremental.fetch.session.cache.slots`).
-    pub fetch_session_slots: usize,
     /// What the cores tell each other without messages.
     pub shared: Shared,
 }
@@ -86,16 +77,51 @@ pub struct Broker {
     pub producer_ids: RefCell<Range<i64>>,
     /// The connections of this core.
     pub connections: Connections,
+    /// What of the configs every request asks for.
+    pub limits: FixedLimits,
     /// Rings when the node stops.
     pub stopping: Bell,
     stopped: Cell<bool>,
+}
+
+/// Configs that change only by a restart, read once.
+#[derive(Debug, Clone, Copy)]
+pub struct FixedLimits {
+    /// The largest request in bytes (`socket.request.max.bytes`).
+    pub request_bytes: usize,
+    /// The most bytes of a Fetch answer (`fetch.max.bytes`).
+    pub fetch_bytes: usize,
+    /// When an idle connection is closed (`connections.max.idle.ms`); never if negative there.
+    pub idle: Duration,
+    /// Whether Metadata makes topics (`auto.create.topics.enable`).
+    pub auto_create_topics: bool,
+    /// Partitions in one answer to DescribeTopicPartitions (`max.request.partition.size.limit`).
+    pub described_partitions: usize,
+    /// Fetch sessions of the node (`max.incremental.fetch.session.cache.slots`).
+    pub fetch_sessions: usize,
+}
+
+impl FixedLimits {
+    fn new(values: &BrokerValues<'_>) -> FixedLimits {
+        let size = |name| usize::try_from(values.number(name)).unwrap_or(0);
+        let idle_ms = u64::try_from(values.number("connections.max.idle.ms")).unwrap_or(u64::MAX);
+        FixedLimits {
+            request_bytes: size("socket.request.max.bytes"),
+            fetch_bytes: size("fetch.max.bytes"),
+            idle: Duration::from_millis(idle_ms),
+            auto_create_topics: values.boolean("auto.create.topics.enable"),
+            described_partitions: size("max.request.partition.size.limit"),
+            fetch_sessions: size("max.incremental.fetch.session.cache.slots"),
+        }
+    }
 }
 
 impl Broker {
     fn new(core: Core, config: Arc<BrokerConfig>) -> Rc<Broker> {
         let shards = core.shards() as u64;
         let budget = (config.node.memory_bytes / shards / limits::BUDGET_SHARE).max(limits::LEAST_BUDGET) as usize;
-        let slots = config.fetch_session_slots.div_ceil(core.shards());
+        let fixed = FixedLimits::new(&BrokerValues::new(&config.settings, &core.image()));
+        let slots = fixed.fetch_sessions.div_ceil(core.shards());
         Rc::new(Broker {
             core,
             config,
@@ -104,6 +130,7 @@ impl Broker {
             fetch_sessions: RefCell::new(FetchSessions::new(slots, limits::FETCH_SESSION_EVICTION)),
             producer_ids: RefCell::new(0..0),
             connections: Connections::default(),
+            limits: fixed,
             stopping: Bell::default(),
             stopped: Cell::new(false),
         })
@@ -119,6 +146,13 @@ impl Broker {
         self.core.image()
     }
 
+    /// The most connections of the node (`max.connections`), which may change at any time.
+    pub fn max_connections(&self) -> usize {
+        let image = self.image();
+        let most = BrokerValues::new(&self.config.settings, &image).number("max.connections");
+        usize::try_from(most).unwrap_or(0)
+    }
+
     /// This broker's id.
     pub fn node_id(&self) -> i32 {
         self.config.node.node_id
@@ -130,33 +164,48 @@ impl Broker {
     }
 }
 
+/// Why a node does not start, in a sentence that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The engine cannot: its directory, its disk or its metadata.
+    #[error(transparent)]
+    Engine(#[from] engine::shard::StartError),
+    /// The listener cannot.
+    #[error("{0}")]
+    Listen(String),
+}
+
 /// Runs the node's part on the core of `io`. On core 0 it returns when the node has stopped cleanly, after
-/// SIGTERM or SIGINT; on the others when they have nothing left to do.
+/// SIGTERM or SIGINT; on the others it goes on for as long as the core lives. `ready` is called on core 0 with
+/// the cluster's id and the address listened on, once clients can connect.
 ///
 /// # Errors
 /// The sentence that says why the node cannot start.
-pub async fn run_core(io: Io, mailbox: Mailbox<Message>, config: Arc<BrokerConfig>) -> Result<(), StartError> {
+pub async fn run_core(
+    io: Io,
+    mailbox: Mailbox<Message>,
+    config: Arc<BrokerConfig>,
+    ready: impl FnOnce(&str, SocketAddr),
+) -> Result<(), StartError> {
     let core = engine::shard::start(io.clone(), mailbox, config.node.clone()).await?;
     if io.core() >= core.shards() {
         // The metadata core has no connections.
-        core.stopped().await;
-        return Ok(());
+        return std::future::pending().await;
     }
     let broker = Broker::new(core, config);
     io.spawn(Class::Foreground, connection::janitor(broker.clone()));
     io.spawn(Class::Foreground, serve_connections(broker.clone()));
     if io.core() == 0 {
-        listener::listen(broker.clone()).await?;
+        let address = listener::listen(broker.clone()).await?;
+        ready(&broker.image().cluster_id, address);
         io.terminated().await;
         tracing::info!("stopping");
         stop(&broker);
         broker.core.stop().await;
         tracing::info!("stopped; everything is on stable storage");
-    } else {
-        broker.core.stopped().await;
-        stop(&broker);
+        return Ok(());
     }
-    Ok(())
+    std::future::pending().await
 }
 
 /// Takes the connections that are handed to this core.

@@ -217,7 +217,7 @@ impl Connection {
         let quiet = now.since(self.active.get());
         let waits = self.window.borrow().unanswered > 0;
         let stalled = self.writing_since.get().is_some_and(|since| now.since(since) > limits::WRITE_STALL);
-        stalled || self.in_body.get() && quiet > limits::BODY_STALL || !waits && quiet > self.broker.config.max_idle
+        stalled || self.in_body.get() && quiet > limits::BODY_STALL || !waits && quiet > self.broker.limits.idle
     }
 }
 
@@ -251,7 +251,7 @@ impl Reader<'_> {
     /// The next frame, with its memory.
     async fn next(&mut self) -> Result<(Bytes, Reservation), End> {
         let broker = &self.connection.broker;
-        let max = broker.config.max_request_bytes;
+        let max = broker.limits.request_bytes;
         loop {
             let announced = announced_size(&self.buffer, max).map_err(End::Frame)?;
             let mut missing = 0;

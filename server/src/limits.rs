@@ -49,6 +49,3 @@ pub const PRODUCER_ID_BLOCK: i32 = 1000;
 
 /// A fetch session unused for this long gives way to any other, as in Kafka.
 pub const FETCH_SESSION_EVICTION: Duration = Duration::from_secs(120);
-
-/// Partitions in one answer to DescribeTopicPartitions (`max.request.partition.size.limit`).
-pub const DESCRIBED_PARTITIONS: usize = 2000;

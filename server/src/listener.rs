@@ -4,28 +4,29 @@
 //! `max.connections` are; further ones wait in the kernel's queue. It reads nothing from them.
 
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use engine::io::{Class, Listener, Stream};
-use engine::shard::StartError;
 
-use crate::broker::Broker;
+use crate::broker::{Broker, StartError};
 use crate::limits;
 
-/// Listens, and accepts from then on until the node stops.
+/// Listens, and accepts from then on until the node stops; gives the address.
 ///
 /// # Errors
 /// The sentence that says why it cannot listen there.
-pub async fn listen(broker: Rc<Broker>) -> Result<(), StartError> {
+pub async fn listen(broker: Rc<Broker>) -> Result<SocketAddr, StartError> {
     let address = broker.config.listen;
-    let listener = broker.io().listen(address).await.map_err(|error| StartError::from(cannot_listen(address, &error)))?;
-    broker.config.shared.port.store(listener.local_address().port(), Ordering::Relaxed);
+    let listener = broker.io().listen(address).await.map_err(|error| StartError::Listen(cannot_listen(address, &error)))?;
+    let bound = listener.local_address();
+    broker.config.shared.port.store(bound.port(), Ordering::Relaxed);
     broker.io().spawn(Class::Foreground, accept(broker.clone(), listener));
-    Ok(())
+    Ok(bound)
 }
 
-fn cannot_listen(address: std::net::SocketAddr, error: &io::Error) -> String {
+fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => format!(
             "Port {} of {} is in use by another process; stop that one, or choose another with --listen.",
@@ -65,17 +66,16 @@ async fn accept(broker: Rc<Broker>, listener: Listener) {
 }
 
 async fn wait_for_room(broker: &Broker) {
-    let config = &broker.config;
-    let full = || config.shared.connections.load(Ordering::Relaxed) >= config.max_connections;
+    let full = || broker.config.shared.connections.load(Ordering::Relaxed) >= broker.max_connections();
     if full() {
-        tracing::warn!(max_connections = config.max_connections, "all connections are in use, new ones wait");
+        tracing::warn!(max_connections = broker.max_connections(), "all connections are in use, new ones wait");
     }
     while full() && !broker.is_stopping() {
         broker.io().sleep(limits::ACCEPT_PAUSE).await;
     }
 }
 
-fn deal(broker: &Broker, core: usize, stream: Stream, peer: std::net::SocketAddr) {
+fn deal(broker: &Broker, core: usize, stream: Stream, peer: SocketAddr) {
     let stream = stream.detach().expect("nobody else has the stream yet");
     broker.config.shared.connections.fetch_add(1, Ordering::Relaxed);
     broker.core.hand_over(core, stream, peer);

@@ -151,7 +151,7 @@ impl<'a> Gathering<'a> {
             parts.push(Part { id, result: failed(id.err().unwrap_or(ErrorCode::None)) });
         }
         let groups = fan.into_groups();
-        let max_bytes = usize::try_from(request.max_bytes).unwrap_or(0).min(broker.config.fetch_max_bytes);
+        let max_bytes = usize::try_from(request.max_bytes).unwrap_or(0).min(broker.limits.fetch_bytes);
         let min_bytes = usize::try_from(request.min_bytes).unwrap_or(0).min(max_bytes);
         let news = groups.iter().map(|_| None).collect();
         Gathering { broker, read_committed: request.isolation_level == 1, min_bytes, max_bytes, parts, groups, news, held: None }

@@ -19,7 +19,6 @@ use engine::protocol::{ErrorCode, Str, Uuid};
 use super::route;
 use crate::broker::Broker;
 use crate::dispatch::{Answer, Call, Refusal};
-use crate::limits;
 
 /// All operations on a topic, as bits of `AclOperation`: without an authoriser everything is allowed.
 const TOPIC_OPERATIONS: i32 = 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 11;
@@ -45,7 +44,7 @@ pub async fn metadata(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusa
     let mut topics: Vec<MetadataResponseTopic<'_>> = match asked {
         None => image.names.keys().filter_map(|name| image.topic(name)).map(|topic| known_topic(topic)).collect(),
         Some(asked) => {
-            let made = match request.allow_auto_topic_creation && broker.config.auto_create_topics() {
+            let made = match request.allow_auto_topic_creation && broker.limits.auto_create_topics {
                 true => make_missing(broker, &image, asked).await,
                 false => BTreeMap::new(),
             };
@@ -181,7 +180,7 @@ pub fn describe_topic_partitions(broker: &Broker, call: &Call) -> Result<Answer,
     names.dedup();
     let start = request.cursor.as_ref().map(|cursor| (&*cursor.topic_name, cursor.partition_index));
     let first = start.map_or(0, |(name, _)| names.partition_point(|other| *other < name));
-    let limit = usize::try_from(request.response_partition_limit).unwrap_or(0).clamp(1, limits::DESCRIBED_PARTITIONS);
+    let limit = usize::try_from(request.response_partition_limit).unwrap_or(0).clamp(1, broker.limits.described_partitions.max(1));
     let mut page = Page { left: limit, topics: Vec::new(), next: None };
     for name in &names[first..] {
         let from = start.filter(|(at, _)| at == name).map_or(0, |(_, partition)| partition);

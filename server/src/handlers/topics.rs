@@ -5,8 +5,7 @@
 
 use std::rc::Rc;
 
-use engine::controller::request::{ConfigEntry, NewPartitions, NewTopic, Refusal as Refused, TopicName};
-use engine::controller::{ControllerReply, ControllerRequest};
+use engine::controller::{ConfigEntry, ControllerReply, ControllerRequest, NewPartitions, NewTopic, Refusal as Refused, TopicName};
 use engine::protocol::messages::create_partitions::{CreatePartitionsRequest, CreatePartitionsResponse, CreatePartitionsTopicResult};
 use engine::protocol::messages::create_topics::{
     CreatableTopic, CreatableTopicConfigs, CreatableTopicResult, CreateTopicsRequest, CreateTopicsResponse,

@@ -50,12 +50,9 @@ impl Budget {
         self.0.freed.until(|| self.try_reserve(bytes)).await
     }
 
-    /// Reserves as much of `wanted` as is left, but `least` in any case: what cannot be done without.
-    pub fn reserve_some(&self, wanted: usize, least: usize) -> Reservation {
-        let left = self.0.limit.saturating_sub(self.0.used.get());
-        let bytes = wanted.min(left.max(least));
-        self.0.used.set(self.0.used.get() + bytes);
-        Reservation { budget: self.clone(), bytes }
+    /// A reservation of nothing, to be grown.
+    pub fn nothing(&self) -> Reservation {
+        Reservation { budget: self.clone(), bytes: 0 }
     }
 }
 
@@ -63,6 +60,16 @@ impl Reservation {
     /// How many bytes it holds.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Adds as much of `wanted` bytes as is left, but `least` in any case: what cannot be done without. Gives
+    /// the bytes added.
+    pub fn grow(&mut self, wanted: usize, least: usize) -> usize {
+        let state = &self.budget.0;
+        let left = state.limit.saturating_sub(state.used.get());
+        let added = wanted.min(left.max(least));
+        self.resize(self.bytes + added);
+        added
     }
 
     /// Makes it hold `bytes` from now on, be they fewer or more.
@@ -114,9 +121,11 @@ mod tests {
     #[test]
     fn an_answer_shrinks_to_what_is_left_but_not_below_its_least() {
         let budget = Budget::new(100);
-        let mut first = budget.reserve_some(70, 10);
-        assert_eq!(budget.reserve_some(70, 10).bytes(), 30);
-        assert_eq!(budget.reserve_some(70, 31).bytes(), 31);
+        let (mut first, mut second) = (budget.nothing(), budget.nothing());
+        assert_eq!(first.grow(70, 10), 70);
+        assert_eq!(second.grow(70, 10), 30);
+        assert_eq!(second.grow(70, 31), 31);
+        drop(second);
         first.resize(5);
         assert_eq!(budget.used(), 5);
     }

@@ -64,11 +64,11 @@ pub async fn answer(broker: &Rc<Broker>, connection: &Connection, call: Call) ->
     let shown: Vec<Shown> = gathering.parts.iter().map(Part::shown).collect();
     let told = broker.fetch_sessions.borrow_mut().finish(broker.io().now(), &fetch, &shown, || session_id(broker));
     let mut leaders = Leaders::new(broker);
-    let held = gathering.held.take();
     let responses = gathering.responses(&fetch, &told.included, call.version, &mut leaders);
     let response =
         FetchResponse { session_id: told.session_id, responses, node_endpoints: leaders.fetch_endpoints(), ..Default::default() };
-    Ok(Answer { held, ..call.answer(&response)? })
+    let answer = call.answer(&response)?;
+    Ok(Answer { held: Some(gathering.held), ..answer })
 }
 
 /// A session id that no other core gives: a client that comes back on another core must not find there the
@@ -135,7 +135,8 @@ struct Gathering<'a> {
     groups: Vec<Group<ReadFrom>>,
     /// For each group, its shard's promise of news.
     news: Vec<Option<Receiver<Reply>>>,
-    held: Option<Reservation>,
+    /// Memory for the records that were read.
+    held: Reservation,
 }
 
 impl<'a> Gathering<'a> {
@@ -154,7 +155,7 @@ impl<'a> Gathering<'a> {
         let max_bytes = usize::try_from(request.max_bytes).unwrap_or(0).min(broker.limits.fetch_bytes);
         let min_bytes = usize::try_from(request.min_bytes).unwrap_or(0).min(max_bytes);
         let news = groups.iter().map(|_| None).collect();
-        Gathering { broker, read_committed: request.isolation_level == 1, min_bytes, max_bytes, parts, groups, news, held: None }
+        Gathering { broker, read_committed: request.isolation_level == 1, min_bytes, max_bytes, parts, groups, news, held: broker.respond.nothing() }
     }
 
     /// Reads all parts, each shard's in one request, all shards at once.
@@ -163,6 +164,7 @@ impl<'a> Gathering<'a> {
         for (group, reply) in replies.into_iter().enumerate() {
             self.take_read(group, reply.await)?;
         }
+        self.hold_what_is_there();
         Ok(())
     }
 
@@ -170,23 +172,9 @@ impl<'a> Gathering<'a> {
         let Group { shard, parts, .. } = &self.groups[group];
         let asked: usize = parts.iter().map(|part| part.max_bytes).fold(0, usize::saturating_add);
         let wanted = asked.min(self.max_bytes);
-        let reserved = self.broker.respond.reserve_some(wanted, wanted.min(LEAST_BYTES));
-        let max_bytes = reserved.bytes();
+        let max_bytes = self.held.grow(wanted, wanted.min(LEAST_BYTES));
         let read = Read { read_committed: self.read_committed, max_bytes, parts: parts.clone() };
-        self.hold(reserved);
         self.broker.core.request(*shard, Request::Read(read))
-    }
-
-    fn hold(&mut self, mut more: Reservation) {
-        let bytes = more.bytes();
-        more.resize(0);
-        match &mut self.held {
-            Some(held) => held.resize(held.bytes() + bytes),
-            None => {
-                more.resize(bytes);
-                self.held = Some(more);
-            }
-        }
     }
 
     fn take_read(&mut self, group: usize, reply: Option<Reply>) -> Result<(), Refusal> {
@@ -196,11 +184,12 @@ impl<'a> Gathering<'a> {
         for (place, result) in places.iter().zip(results) {
             self.parts[*place].result = result;
         }
-        let bytes = self.bytes();
-        if let Some(held) = &mut self.held {
-            held.resize(bytes);
-        }
         Ok(())
+    }
+
+    /// Gives back the memory that was reserved for more than came.
+    fn hold_what_is_there(&mut self) {
+        self.held.resize(self.bytes());
     }
 
     fn bytes(&self) -> usize {
@@ -220,6 +209,7 @@ impl<'a> Gathering<'a> {
             let group = self.next_news().await?;
             let reply = self.send_read(group).await;
             self.take_read(group, reply)?;
+            self.hold_what_is_there();
         }
         Ok(())
     }
@@ -267,10 +257,7 @@ impl<'a> Gathering<'a> {
             room = room.saturating_sub(taken);
             first &= !had_records;
         }
-        let bytes = self.bytes();
-        if let Some(held) = &mut self.held {
-            held.resize(bytes);
-        }
+        self.hold_what_is_there();
     }
 
     fn responses<'r>(

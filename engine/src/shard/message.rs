@@ -10,16 +10,8 @@ use bytes::Bytes;
 
 use crate::controller::image::MetadataImage;
 use crate::io::Instant;
-use crate::protocol::{ErrorCode, Uuid};
-
-/// A partition, bound to the topic's id: a topic made again under the same name is another one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PartitionId {
-    /// The topic's id.
-    pub topic_id: Uuid,
-    /// The partition's index within its topic.
-    pub partition: i32,
-}
+pub use crate::log::PartitionId;
+use crate::protocol::ErrorCode;
 
 /// Which core owns a partition, of `shards` cores: the partitions of a topic go round the cores.
 pub fn owner(id: PartitionId, shards: usize) -> usize {

@@ -1,3 +1,4 @@
 //! One core's loop over its partitions.
 
 pub mod message;
+pub mod quorum;

@@ -136,6 +136,8 @@ fn cut_or_continued_streams_are_corrupt() {
         let cuts = [whole.len() - 1, whole.len() - 4, whole.len() - 8, 5];
         for cut in cuts {
             assert_eq!(decode(&whole[..cut]), corrupt, "{codec:?} cut to {cut}");
+            // A context left in the middle of a frame must not spoil the next batch.
+            assert_eq!(decode(&whole), Ok(data.len()), "{codec:?}");
         }
         whole.extend_from_slice(&[1, 2, 3, 4]);
         assert_eq!(decode(&whole), corrupt, "{codec:?} with a tail");

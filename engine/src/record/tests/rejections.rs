@@ -254,6 +254,7 @@ fn sequences_wrap_in_what_is_reported() {
     builder.append(NOW, None, None, &[]);
     let bytes = builder.finish();
     let validated = produce(&bytes, &TopicRules::default()).expect("valid");
+    assert_eq!(validated.max_timestamp_delta, 0, "the first of two equals");
     let producer = validated.producer.expect("idempotent");
     assert_eq!(
         (producer.base_sequence, producer.last_sequence),

@@ -185,7 +185,9 @@ impl Serve {
 
     /// Takes the flags that stand in the file, where the command line has none.
     fn take_flags(&mut self, file: &mut BTreeMap<String, String>) -> Result<(), String> {
-        let number = |name: &str, text: String| text.parse().map_err(|_| format!("{name} in the configuration file is {text}, which is not a number."));
+        let number = |name: &str, text: String| {
+            text.parse().map_err(|_| format!("{name} in the configuration file is {text}, which is not a number."))
+        };
         let mut take = |name: &str| file.remove(name);
         fill(&mut self.data_dir, take("data-dir").map(PathBuf::from));
         fill(&mut self.listen, take("listen"));
@@ -240,7 +242,9 @@ fn flatten(name: &str, value: &toml::Value, values: &mut BTreeMap<String, String
 
 fn resolve(address: &str) -> Result<SocketAddr, String> {
     let found = address.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
-    found.ok_or_else(|| format!("\"{address}\" is not an address to listen on; write HOST:PORT, for example {DEFAULT_LISTEN}."))
+    found.ok_or_else(|| {
+        format!("\"{address}\" is not an address to listen on; write HOST:PORT, for example {DEFAULT_LISTEN}.")
+    })
 }
 
 /// What clients are told: every client connects to this address after the first one.
@@ -248,7 +252,8 @@ fn advertised(flag: Option<&str>, listen: SocketAddr) -> Result<(String, u16), S
     if let Some(address) = flag {
         let parts = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
         let parts = parts.filter(|(host, port): &(&str, u16)| !host.is_empty() && *port > 0);
-        let (host, port) = parts.ok_or_else(|| format!("--advertise {address} is not HOST:PORT, for example broker1.example.org:9092."))?;
+        let (host, port) = parts
+            .ok_or_else(|| format!("--advertise {address} is not HOST:PORT, for example broker1.example.org:9092."))?;
         return Ok((host.trim_start_matches('[').trim_end_matches(']').to_owned(), port));
     }
     if listen.ip().is_unspecified() {
@@ -276,7 +281,8 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         "t" | "tb" | "tib" => 40,
         _ => return Err(format!("\"{text}\" is not a size; write for example 512MiB or 8GiB")),
     };
-    let number: u64 = number.parse().map_err(|_| format!("\"{text}\" is not a size; write for example 512MiB or 8GiB"))?;
+    let number: u64 =
+        number.parse().map_err(|_| format!("\"{text}\" is not a size; write for example 512MiB or 8GiB"))?;
     number.checked_mul(1 << shift).filter(|size| *size > 0).ok_or_else(|| format!("\"{text}\" is out of range"))
 }
 
@@ -299,7 +305,8 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_file_and_kafkas_names_come_through() {
-        let file = "node-id = 7\ncores = \"0-1\"\nnum.partitions = 3\nlog.retention.ms = 5\n\"min.insync.replicas\" = \"2\"\n";
+        let file =
+            "node-id = 7\ncores = \"0-1\"\nnum.partitions = 3\nlog.retention.ms = 5\n\"min.insync.replicas\" = \"2\"\n";
         let read = settings(&["--cores", "2", "--set", "num.partitions=8"], Some(file)).expect("a right file");
         assert_eq!((read.node_id, read.cores), (7, Some(vec![2])));
         let configs = [("log.retention.ms", "5"), ("min.insync.replicas", "2"), ("num.partitions", "8")];

@@ -97,7 +97,16 @@ impl Connection {
         };
         let active = Cell::new(broker.io().now());
         let (window, changed) = (RefCell::new(window), Bell::default());
-        Connection { broker, stream, peer, window, changed, active, writing_since: Cell::new(None), in_body: Cell::new(false) }
+        Connection {
+            broker,
+            stream,
+            peer,
+            window,
+            changed,
+            active,
+            writing_since: Cell::new(None),
+            in_body: Cell::new(false),
+        }
     }
 
     fn report(&self, end: &End) {
@@ -116,7 +125,8 @@ impl Connection {
     }
 
     async fn read_requests(self: &Rc<Self>) -> End {
-        let mut reader = Reader { connection: self, buffer: BytesMut::new(), size: *limits::READ_BYTES.start(), held: None };
+        let mut reader =
+            Reader { connection: self, buffer: BytesMut::new(), size: *limits::READ_BYTES.start(), held: None };
         loop {
             let (frame, held) = match reader.next().await {
                 Ok(next) => next,
@@ -159,7 +169,12 @@ impl Connection {
 
     /// Completes when nobody waits for answers any more: what still waits for news may give up.
     pub async fn abandoned(&self) {
-        self.changed.until(|| { let window = self.window.borrow(); (window.reader_gone || window.writer_gone).then_some(()) }).await;
+        self.changed
+            .until(|| {
+                let window = self.window.borrow();
+                (window.reader_gone || window.writer_gone).then_some(())
+            })
+            .await;
     }
 
     /// The oldest request's answer; `None` when there are no more.

@@ -26,13 +26,18 @@ impl CorePlan {
         let metadata = match metadata {
             None => None,
             Some([one]) => Some(*one),
-            Some(_) => return Err("--metadata-cores takes one core: this node runs one member of the metadata quorum.".into()),
+            Some(_) => {
+                return Err("--metadata-cores takes one core: this node runs one member of the metadata quorum.".into());
+            }
         };
         let mut shards = wanted.unwrap_or(available).to_vec();
         for core in shards.iter().chain(&metadata) {
             if !available.contains(core) {
-                return Err(format!("Core {core} is not available to this process; available are {}. \
-                     Name some of them with --cores.", CoreList(available)));
+                return Err(format!(
+                    "Core {core} is not available to this process; available are {}. \
+                     Name some of them with --cores.",
+                    CoreList(available)
+                ));
             }
         }
         if wanted.is_none() && metadata.is_some() && shards.len() > 1 {

@@ -9,7 +9,9 @@ use std::rc::Rc;
 use bytes::Bytes;
 use engine::io::Class;
 use engine::io::local::{self, Receiver};
-use engine::protocol::{ApiKey, DecodeError, Decoder, EncodeError, Encoder, Message, Request, RequestHeader, ResponseHeader};
+use engine::protocol::{
+    ApiKey, DecodeError, Decoder, EncodeError, Encoder, Message, Request, RequestHeader, ResponseHeader,
+};
 
 use crate::broker::Broker;
 use crate::budget::Reservation;

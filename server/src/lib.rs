@@ -5,11 +5,11 @@
 //! binary chooses a backend; everything here reaches the world through the engine's `Io`.
 
 pub mod broker;
-pub mod listener;
-pub mod connection;
-pub mod dispatch;
-pub mod handlers;
 pub mod budget;
 pub mod config;
+pub mod connection;
 pub mod cores;
+pub mod dispatch;
+pub mod handlers;
 pub mod limits;
+pub mod listener;

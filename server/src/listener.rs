@@ -19,7 +19,8 @@ use crate::limits;
 /// The sentence that says why it cannot listen there.
 pub async fn listen(broker: Rc<Broker>) -> Result<SocketAddr, StartError> {
     let address = broker.config.listen;
-    let listener = broker.io().listen(address).await.map_err(|error| StartError::Listen(cannot_listen(address, &error)))?;
+    let listener =
+        broker.io().listen(address).await.map_err(|error| StartError::Listen(cannot_listen(address, &error)))?;
     let bound = listener.local_address();
     broker.config.shared.port.store(bound.port(), Ordering::Relaxed);
     broker.io().spawn(Class::Foreground, accept(broker.clone(), listener));

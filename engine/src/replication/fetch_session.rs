@@ -236,7 +236,8 @@ impl FetchSessions {
         let idle = by_use.filter(|(_, session)| now.since(session.last_used) > self.eviction);
         let old = || {
             let old = self.sessions.iter().filter(|(_, session)| now.since(session.created) > self.eviction);
-            old.min_by_key(|(id, session)| (session.turns.len(), **id)).filter(|(_, session)| session.turns.len() < size)
+            old.min_by_key(|(id, session)| (session.turns.len(), **id))
+                .filter(|(_, session)| session.turns.len() < size)
         };
         let Some(id) = idle.or_else(old).map(|(id, _)| *id) else { return false };
         self.sessions.remove(&id);
@@ -247,7 +248,15 @@ impl FetchSessions {
 impl Session {
     fn new(now: Instant, by_id: bool) -> Session {
         let (turns, places) = (BTreeMap::new(), BTreeMap::new());
-        Session { by_id, next_epoch: next_epoch(FIRST_EPOCH), created: now, last_used: now, turns, places, next_turn: 0 }
+        Session {
+            by_id,
+            next_epoch: next_epoch(FIRST_EPOCH),
+            created: now,
+            last_used: now,
+            turns,
+            places,
+            next_turn: 0,
+        }
     }
 
     fn add(&mut self, key: PartitionKey, cached: Cached) {
@@ -303,7 +312,8 @@ impl Cached {
 
     /// Whether that is news to the reader, who is taken to have been told.
     fn tell(&mut self, shown: &Shown) -> bool {
-        let moved = self.told_high_watermark != shown.high_watermark || self.told_log_start_offset != shown.log_start_offset;
+        let moved =
+            self.told_high_watermark != shown.high_watermark || self.told_log_start_offset != shown.log_start_offset;
         let failed = shown.error != ErrorCode::None;
         self.told_log_start_offset = shown.log_start_offset;
         // After an error the partition is told once more when the error goes.

@@ -1,6 +1,8 @@
 //! ApiVersions: what is served; and SaslHandshake, which without SASL is only refused.
 
-use engine::protocol::messages::api_versions::{ApiVersion, ApiVersionsRequest, ApiVersionsResponse, FinalizedFeatureKey, SupportedFeatureKey};
+use engine::protocol::messages::api_versions::{
+    ApiVersion, ApiVersionsRequest, ApiVersionsResponse, FinalizedFeatureKey, SupportedFeatureKey,
+};
 use engine::protocol::messages::sasl_handshake::{SaslHandshakeRequest, SaslHandshakeResponse};
 use engine::protocol::{ApiKey, ErrorCode, Str};
 

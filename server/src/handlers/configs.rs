@@ -6,8 +6,8 @@ use engine::controller::describe::{ConfigEntry, describe as describe_resource};
 use engine::controller::request::{ConfigChange, ConfigResource, Refusal as Refused};
 use engine::controller::{ControllerReply, ControllerRequest};
 use engine::protocol::messages::describe_configs::{
-    DescribeConfigsRequest, DescribeConfigsResource, DescribeConfigsResourceResult, DescribeConfigsResponse, DescribeConfigsResult,
-    DescribeConfigsSynonym,
+    DescribeConfigsRequest, DescribeConfigsResource, DescribeConfigsResourceResult, DescribeConfigsResponse,
+    DescribeConfigsResult, DescribeConfigsSynonym,
 };
 use engine::protocol::messages::{alter_configs, incremental_alter_configs};
 use engine::protocol::{ErrorCode, Str};
@@ -47,7 +47,11 @@ pub fn describe(broker: &Broker, call: &Call) -> Result<Answer, Refusal> {
 }
 
 /// The entries that are asked for: all if none is named.
-fn shown<'a>(asked: &DescribeConfigsResource<'_>, entries: &'a [ConfigEntry], synonyms: bool) -> Vec<DescribeConfigsResourceResult<'a>> {
+fn shown<'a>(
+    asked: &DescribeConfigsResource<'_>,
+    entries: &'a [ConfigEntry],
+    synonyms: bool,
+) -> Vec<DescribeConfigsResourceResult<'a>> {
     let keys = asked.configuration_keys.as_deref().filter(|keys| !keys.is_empty());
     let is_asked = |entry: &&ConfigEntry| keys.is_none_or(|keys| keys.iter().any(|key| key == entry.name));
     entries.iter().filter(is_asked).map(|entry| shown_entry(entry, synonyms)).collect()
@@ -78,10 +82,12 @@ fn shown_entry(entry: &ConfigEntry, synonyms: bool) -> DescribeConfigsResourceRe
 pub async fn alter(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
     let request: alter_configs::AlterConfigsRequest<'_> = call.decode()?;
     let resources = request.resources.iter().map(|resource| {
-        let configs = resource.configs.iter().map(|config| (config.name.to_string(), config.value.as_deref().map(str::to_owned)));
+        let configs =
+            resource.configs.iter().map(|config| (config.name.to_string(), config.value.as_deref().map(str::to_owned)));
         (ConfigResource::from_wire(resource.resource_type, resource.resource_name.to_string()), configs.collect())
     });
-    let asked = ControllerRequest::AlterConfigs { resources: resources.collect(), validate_only: request.validate_only };
+    let asked =
+        ControllerRequest::AlterConfigs { resources: resources.collect(), validate_only: request.validate_only };
     let altered = change(broker, asked).await;
     let responses = altered.iter().map(|(resource, result)| {
         let (resource_type, name) = resource.to_wire();
@@ -106,15 +112,26 @@ pub async fn incremental_alter(broker: &Rc<Broker>, call: &Call) -> Result<Answe
         });
         (ConfigResource::from_wire(resource.resource_type, resource.resource_name.to_string()), changes.collect())
     });
-    let asked = ControllerRequest::IncrementalAlterConfigs { resources: resources.collect(), validate_only: request.validate_only };
+    let asked = ControllerRequest::IncrementalAlterConfigs {
+        resources: resources.collect(),
+        validate_only: request.validate_only,
+    };
     let altered = change(broker, asked).await;
     let responses = altered.iter().map(|(resource, result)| {
         let (resource_type, name) = resource.to_wire();
         let (error_code, error_message) = error_of(result);
         let resource_name = Str::Borrowed(name);
-        incremental_alter_configs::AlterConfigsResourceResponse { error_code, error_message, resource_type, resource_name }
+        incremental_alter_configs::AlterConfigsResourceResponse {
+            error_code,
+            error_message,
+            resource_type,
+            resource_name,
+        }
     });
-    call.answer(&incremental_alter_configs::IncrementalAlterConfigsResponse { responses: responses.collect(), ..Default::default() })
+    call.answer(&incremental_alter_configs::IncrementalAlterConfigsResponse {
+        responses: responses.collect(),
+        ..Default::default()
+    })
 }
 
 async fn change(broker: &Broker, asked: ControllerRequest) -> Vec<(ConfigResource, Result<(), Refused>)> {

@@ -18,7 +18,8 @@ use engine::controller::image::MetadataImage;
 use engine::io::Instant;
 use engine::io::local::Receiver;
 use engine::protocol::messages::fetch::{
-    AbortedTransaction, EpochEndOffset, FetchRequest, FetchResponse, FetchableTopicResponse, LeaderIdAndEpoch, PartitionData,
+    AbortedTransaction, EpochEndOffset, FetchRequest, FetchResponse, FetchableTopicResponse, LeaderIdAndEpoch,
+    PartitionData,
 };
 use engine::protocol::{ErrorCode, Records, Str, Uuid};
 use engine::record::batches;
@@ -65,8 +66,12 @@ pub async fn answer(broker: &Rc<Broker>, connection: &Connection, call: Call) ->
     let told = broker.fetch_sessions.borrow_mut().finish(broker.io().now(), &fetch, &shown, || session_id(broker));
     let mut leaders = Leaders::new(broker);
     let responses = gathering.responses(&fetch, &told.included, call.version, &mut leaders);
-    let response =
-        FetchResponse { session_id: told.session_id, responses, node_endpoints: leaders.fetch_endpoints(), ..Default::default() };
+    let response = FetchResponse {
+        session_id: told.session_id,
+        responses,
+        node_endpoints: leaders.fetch_endpoints(),
+        ..Default::default()
+    };
     let answer = call.answer(&response)?;
     Ok(Answer { held: Some(gathering.held), ..answer })
 }
@@ -98,7 +103,9 @@ fn opening(request: &FetchRequest<'_>, version: i16) -> Opening {
     let mut forgotten = Vec::new();
     for topic in &request.forgotten_topics_data {
         let topic_key = key(&topic.topic, topic.topic_id);
-        forgotten.extend(topic.partitions.iter().map(|partition| PartitionKey { topic: topic_key.clone(), partition: *partition }));
+        forgotten.extend(
+            topic.partitions.iter().map(|partition| PartitionKey { topic: topic_key.clone(), partition: *partition }),
+        );
     }
     Opening { session_id: request.session_id, epoch: request.session_epoch, by_id, wanted, forgotten }
 }
@@ -155,7 +162,16 @@ impl<'a> Gathering<'a> {
         let max_bytes = usize::try_from(request.max_bytes).unwrap_or(0).min(broker.limits.fetch_bytes);
         let min_bytes = usize::try_from(request.min_bytes).unwrap_or(0).min(max_bytes);
         let news = groups.iter().map(|_| None).collect();
-        Gathering { broker, read_committed: request.isolation_level == 1, min_bytes, max_bytes, parts, groups, news, held: broker.respond.nothing() }
+        Gathering {
+            broker,
+            read_committed: request.isolation_level == 1,
+            min_bytes,
+            max_bytes,
+            parts,
+            groups,
+            news,
+            held: broker.respond.nothing(),
+        }
     }
 
     /// Reads all parts, each shard's in one request, all shards at once.
@@ -269,7 +285,9 @@ impl<'a> Gathering<'a> {
     ) -> Vec<FetchableTopicResponse<'r>> {
         let mut topics: Vec<FetchableTopicResponse<'r>> = Vec::new();
         let mut last = None;
-        for ((key, _), (part, included)) in fetch.wanted.iter().map(|(key, wanted)| (key, wanted)).zip(self.parts.iter_mut().zip(included)) {
+        for ((key, _), (part, included)) in
+            fetch.wanted.iter().map(|(key, wanted)| (key, wanted)).zip(self.parts.iter_mut().zip(included))
+        {
             if !included {
                 continue;
             }
@@ -321,7 +339,10 @@ fn partition_data(
     leaders: &mut Leaders<'_>,
 ) -> PartitionData<'static> {
     let result = &mut part.result;
-    let aborted = |(producer_id, first_offset): &(i64, i64)| AbortedTransaction { producer_id: *producer_id, first_offset: *first_offset };
+    let aborted = |(producer_id, first_offset): &(i64, i64)| AbortedTransaction {
+        producer_id: *producer_id,
+        first_offset: *first_offset,
+    };
     // Kafka answers null to those who read uncommitted, but an empty list for a partition it could not find.
     let lists_aborted = read_committed || part.id.is_err();
     let mut data = PartitionData {

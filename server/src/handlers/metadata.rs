@@ -6,13 +6,16 @@ use std::rc::Rc;
 use engine::controller::image::{MetadataImage, PartitionState, Topic};
 use engine::controller::request::NewTopic;
 use engine::controller::{ControllerReply, ControllerRequest, topics as topic_rules};
-use engine::protocol::messages::describe_cluster::{DescribeClusterBroker, DescribeClusterRequest, DescribeClusterResponse};
+use engine::protocol::messages::describe_cluster::{
+    DescribeClusterBroker, DescribeClusterRequest, DescribeClusterResponse,
+};
 use engine::protocol::messages::describe_topic_partitions::{
     DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse, DescribeTopicPartitionsResponsePartition,
     DescribeTopicPartitionsResponseTopic, ResponseCursor,
 };
 use engine::protocol::messages::metadata::{
-    MetadataRequest, MetadataRequestTopic, MetadataResponse, MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
+    MetadataRequest, MetadataRequestTopic, MetadataResponse, MetadataResponseBroker, MetadataResponsePartition,
+    MetadataResponseTopic,
 };
 use engine::protocol::{ErrorCode, Str, Uuid};
 
@@ -55,7 +58,8 @@ pub async fn metadata(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusa
         topic.topic_authorized_operations = operations;
     }
     let (host, port) = broker.config.advertised();
-    let this = MetadataResponseBroker { node_id: broker.node_id(), host: Str::Borrowed(host), port: port.into(), rack: None };
+    let this =
+        MetadataResponseBroker { node_id: broker.node_id(), host: Str::Borrowed(host), port: port.into(), rack: None };
     let cluster_authorized_operations =
         if request.include_cluster_authorized_operations { CLUSTER_OPERATIONS } else { NO_OPERATIONS };
     call.answer(&MetadataResponse {
@@ -78,17 +82,26 @@ fn asked_topic<'a>(
     // Topic ids may be sent from version 10 on, but were never understood before version 12.
     if version < BY_ID && (name.is_none() || !asked.topic_id.is_zero()) {
         let name = Some(Str::Borrowed(name.unwrap_or_default()));
-        return MetadataResponseTopic { error_code: ErrorCode::InvalidRequest.code(), name, topic_id: asked.topic_id, ..Default::default() };
+        return MetadataResponseTopic {
+            error_code: ErrorCode::InvalidRequest.code(),
+            name,
+            topic_id: asked.topic_id,
+            ..Default::default()
+        };
     }
     match route::find_topic(image, name.unwrap_or_default(), asked.topic_id) {
         Ok(topic) => known_topic(topic),
-        Err(error) if !asked.topic_id.is_zero() => {
-            MetadataResponseTopic { error_code: error.code(), name: None, topic_id: asked.topic_id, ..Default::default() }
-        }
+        Err(error) if !asked.topic_id.is_zero() => MetadataResponseTopic {
+            error_code: error.code(),
+            name: None,
+            topic_id: asked.topic_id,
+            ..Default::default()
+        },
         Err(error) => {
             let name = name.unwrap_or_default();
             let invalid = topic_rules::check_name(name).is_err();
-            let error = if invalid { ErrorCode::InvalidTopicException } else { made.get(name).copied().unwrap_or(error) };
+            let error =
+                if invalid { ErrorCode::InvalidTopicException } else { made.get(name).copied().unwrap_or(error) };
             MetadataResponseTopic { error_code: error.code(), name: Some(Str::Borrowed(name)), ..Default::default() }
         }
     }
@@ -96,15 +109,21 @@ fn asked_topic<'a>(
 
 /// Makes the topics that are asked for by name and not there. Even what could be made is answered with
 /// UNKNOWN_TOPIC_OR_PARTITION this time, as Kafka does; the client finds it when it asks again.
-async fn make_missing(broker: &Broker, image: &MetadataImage, asked: &[MetadataRequestTopic<'_>]) -> BTreeMap<String, ErrorCode> {
+async fn make_missing(
+    broker: &Broker,
+    image: &MetadataImage,
+    asked: &[MetadataRequestTopic<'_>],
+) -> BTreeMap<String, ErrorCode> {
     let missing = asked.iter().filter(|topic| topic.topic_id.is_zero()).filter_map(|topic| topic.name.as_deref());
     let missing = missing.filter(|name| image.topic(name).is_none() && topic_rules::check_name(name).is_ok());
     let names: std::collections::BTreeSet<&str> = missing.collect();
     if names.is_empty() {
         return BTreeMap::new();
     }
-    let topic = |name: &str| NewTopic { name: name.to_owned(), partitions: -1, replication_factor: -1, ..Default::default() };
-    let request = ControllerRequest::CreateTopics { topics: names.into_iter().map(topic).collect(), validate_only: false };
+    let topic =
+        |name: &str| NewTopic { name: name.to_owned(), partitions: -1, replication_factor: -1, ..Default::default() };
+    let request =
+        ControllerRequest::CreateTopics { topics: names.into_iter().map(topic).collect(), validate_only: false };
     let ControllerReply::CreateTopics(created) = broker.core.controller(request).await else {
         unreachable!("the controller answers in kind")
     };
@@ -153,7 +172,12 @@ pub fn describe_cluster(broker: &Broker, call: &Call) -> Result<Answer, Refusal>
         return call.answer(&DescribeClusterResponse { error_code: error.code(), error_message, ..Default::default() });
     }
     let (host, port) = broker.config.advertised();
-    let this = DescribeClusterBroker { broker_id: broker.node_id(), host: Str::Borrowed(host), port: port.into(), ..Default::default() };
+    let this = DescribeClusterBroker {
+        broker_id: broker.node_id(),
+        host: Str::Borrowed(host),
+        port: port.into(),
+        ..Default::default()
+    };
     let asked = request.include_cluster_authorized_operations;
     call.answer(&DescribeClusterResponse {
         endpoint_type: BROKERS,
@@ -180,7 +204,9 @@ pub fn describe_topic_partitions(broker: &Broker, call: &Call) -> Result<Answer,
     names.dedup();
     let start = request.cursor.as_ref().map(|cursor| (&*cursor.topic_name, cursor.partition_index));
     let first = start.map_or(0, |(name, _)| names.partition_point(|other| *other < name));
-    let limit = usize::try_from(request.response_partition_limit).unwrap_or(0).clamp(1, broker.limits.described_partitions.max(1));
+    let limit = usize::try_from(request.response_partition_limit)
+        .unwrap_or(0)
+        .clamp(1, broker.limits.described_partitions.max(1));
     let mut page = Page { left: limit, topics: Vec::new(), next: None };
     for name in &names[first..] {
         let from = start.filter(|(at, _)| at == name).map_or(0, |(_, partition)| partition);

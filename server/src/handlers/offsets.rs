@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use engine::protocol::ErrorCode;
+use engine::protocol::Uuid;
 use engine::protocol::messages::list_offsets::{
     ListOffsetsPartitionResponse, ListOffsetsRequest, ListOffsetsResponse, ListOffsetsTopicResponse,
 };
 use engine::protocol::messages::offset_for_leader_epoch::{
     EpochEndOffset, OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse, OffsetForLeaderTopicResult,
 };
-use engine::protocol::Uuid;
 use engine::shard::message::{EpochEnd, EpochEnded, ListOffset, ListedOffset, PartitionId, Reply, Request};
 
 use super::route::{self, Fan};
@@ -24,7 +24,10 @@ use crate::dispatch::{Answer, Call, Refusal};
 pub async fn list(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
     let request: ListOffsetsRequest<'_> = call.decode()?;
     let read_committed = request.isolation_level == 1;
-    let named = request.topics.iter().flat_map(|topic| topic.partitions.iter().map(|asked| (&*topic.name, asked.partition_index)));
+    let named = request
+        .topics
+        .iter()
+        .flat_map(|topic| topic.partitions.iter().map(|asked| (&*topic.name, asked.partition_index)));
     let counts = occurrences(named);
     let mut fan = Fan::new(broker);
     let mut listed = Vec::new();
@@ -43,7 +46,11 @@ pub async fn list(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
             listed.push(ListedOffset { error, timestamp: -1, offset: -1, leader_epoch: -1 });
         }
     }
-    let replies: Vec<_> = fan.into_groups().into_iter().map(|group| (broker.core.request(group.shard, Request::ListOffsets(group.parts)), group.places)).collect();
+    let replies: Vec<_> = fan
+        .into_groups()
+        .into_iter()
+        .map(|group| (broker.core.request(group.shard, Request::ListOffsets(group.parts)), group.places))
+        .collect();
     for (reply, places) in replies {
         let Some(Reply::ListOffsets(results)) = reply.await else { return Err(Refusal::Stopping) };
         for (place, result) in places.into_iter().zip(results) {
@@ -53,7 +60,12 @@ pub async fn list(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
     let mut listed = listed.into_iter();
     let topics = request.topics.iter().map(|topic| ListOffsetsTopicResponse {
         name: topic.name.clone(),
-        partitions: topic.partitions.iter().zip(listed.by_ref()).map(|(asked, result)| listed_offset(asked.partition_index, &result)).collect(),
+        partitions: topic
+            .partitions
+            .iter()
+            .zip(listed.by_ref())
+            .map(|(asked, result)| listed_offset(asked.partition_index, &result))
+            .collect(),
     });
     call.answer(&ListOffsetsResponse { topics: topics.collect(), ..Default::default() })
 }
@@ -100,7 +112,11 @@ pub async fn for_leader_epoch(broker: &Rc<Broker>, call: &Call) -> Result<Answer
             ended.push(EpochEnded { error, leader_epoch: -1, end_offset: -1 });
         }
     }
-    let replies: Vec<_> = fan.into_groups().into_iter().map(|group| (broker.core.request(group.shard, Request::EpochEnd(group.parts)), group.places)).collect();
+    let replies: Vec<_> = fan
+        .into_groups()
+        .into_iter()
+        .map(|group| (broker.core.request(group.shard, Request::EpochEnd(group.parts)), group.places))
+        .collect();
     for (reply, places) in replies {
         let Some(Reply::EpochEnd(results)) = reply.await else { return Err(Refusal::Stopping) };
         for (place, result) in places.into_iter().zip(results) {
@@ -110,13 +126,23 @@ pub async fn for_leader_epoch(broker: &Rc<Broker>, call: &Call) -> Result<Answer
     let mut ended = ended.into_iter();
     let topics = request.topics.iter().map(|topic| OffsetForLeaderTopicResult {
         topic: topic.topic.clone(),
-        partitions: topic.partitions.iter().zip(ended.by_ref()).map(|(asked, result)| epoch_end(asked.partition, &result)).collect(),
+        partitions: topic
+            .partitions
+            .iter()
+            .zip(ended.by_ref())
+            .map(|(asked, result)| epoch_end(asked.partition, &result))
+            .collect(),
     });
     call.answer(&OffsetForLeaderEpochResponse { topics: topics.collect(), ..Default::default() })
 }
 
 fn epoch_end(partition: i32, result: &EpochEnded) -> EpochEndOffset {
-    EpochEndOffset { error_code: result.error.code(), partition, leader_epoch: result.leader_epoch, end_offset: result.end_offset }
+    EpochEndOffset {
+        error_code: result.error.code(),
+        partition,
+        leader_epoch: result.leader_epoch,
+        end_offset: result.end_offset,
+    }
 }
 
 fn find(broker: &Broker, name: &str, partition: i32) -> Result<PartitionId, ErrorCode> {

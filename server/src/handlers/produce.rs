@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use engine::io::local::Receiver;
 use engine::protocol::messages::produce::{
-    BatchIndexAndErrorMessage, LeaderIdAndEpoch, PartitionProduceResponse, ProduceRequest, ProduceResponse, TopicProduceData,
-    TopicProduceResponse,
+    BatchIndexAndErrorMessage, LeaderIdAndEpoch, PartitionProduceResponse, ProduceRequest, ProduceResponse,
+    TopicProduceData, TopicProduceResponse,
 };
 use engine::protocol::{ErrorCode, Records, Str, Uuid};
 use engine::record::{BatchView, batches};
@@ -90,7 +90,14 @@ fn bytes_of<'a>(records: &'a Records<'_>) -> &'a [u8] {
 }
 
 fn unappended(error: ErrorCode) -> Produced {
-    Produced { error, base_offset: -1, log_append_time_ms: -1, log_start_offset: -1, record_errors: Vec::new(), error_message: None }
+    Produced {
+        error,
+        base_offset: -1,
+        log_append_time_ms: -1,
+        log_start_offset: -1,
+        record_errors: Vec::new(),
+        error_message: None,
+    }
 }
 
 /// What is checked before a batch is sent to its shard.
@@ -113,7 +120,12 @@ impl<'b> Checks<'b> {
         }
     }
 
-    fn partition(&self, topic: &TopicProduceData<'_>, partition: i32, records: &[u8]) -> Result<PartitionId, ErrorCode> {
+    fn partition(
+        &self,
+        topic: &TopicProduceData<'_>,
+        partition: i32,
+        records: &[u8],
+    ) -> Result<PartitionId, ErrorCode> {
         self.whole?;
         if route::is_internal(&topic.name) && !self.may_write_internal {
             return Err(ErrorCode::InvalidTopicException);
@@ -122,7 +134,8 @@ impl<'b> Checks<'b> {
         if route::is_internal(&found.name) && !self.may_write_internal {
             return Err(ErrorCode::InvalidTopicException);
         }
-        if !self.duplicates.is_empty() && self.duplicates.contains(&(topic.topic_id, topic.name.to_string(), partition)) {
+        if !self.duplicates.is_empty() && self.duplicates.contains(&(topic.topic_id, topic.name.to_string(), partition))
+        {
             return Err(ErrorCode::InvalidRequest);
         }
         let id = route::find_partition(self.broker, found, partition)?;
@@ -140,7 +153,8 @@ fn check_whole(request: &ProduceRequest<'_>) -> Result<(), ErrorCode> {
         return Err(ErrorCode::InvalidRequiredAcks);
     }
     let all = request.topic_data.iter().flat_map(|topic| &topic.partition_data);
-    let transactional = || all.filter_map(|data| data.records.as_ref()).any(|records| is_transactional(bytes_of(records)));
+    let transactional =
+        || all.filter_map(|data| data.records.as_ref()).any(|records| is_transactional(bytes_of(records)));
     if request.transactional_id.is_none() && transactional() {
         return Err(ErrorCode::TransactionalIdAuthorizationFailed);
     }

@@ -22,7 +22,12 @@ pub async fn init(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
     };
     call.answer(&match given {
         Ok(producer_id) => InitProducerIdResponse { producer_id, producer_epoch: 0, ..Default::default() },
-        Err(error) => InitProducerIdResponse { error_code: error.code(), producer_id: -1, producer_epoch: -1, ..Default::default() },
+        Err(error) => InitProducerIdResponse {
+            error_code: error.code(),
+            producer_id: -1,
+            producer_epoch: -1,
+            ..Default::default()
+        },
     })
 }
 

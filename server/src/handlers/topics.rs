@@ -5,8 +5,12 @@
 
 use std::rc::Rc;
 
-use engine::controller::{ConfigEntry, ControllerReply, ControllerRequest, NewPartitions, NewTopic, Refusal as Refused, TopicName};
-use engine::protocol::messages::create_partitions::{CreatePartitionsRequest, CreatePartitionsResponse, CreatePartitionsTopicResult};
+use engine::controller::{
+    ConfigEntry, ControllerReply, ControllerRequest, NewPartitions, NewTopic, Refusal as Refused, TopicName,
+};
+use engine::protocol::messages::create_partitions::{
+    CreatePartitionsRequest, CreatePartitionsResponse, CreatePartitionsTopicResult,
+};
 use engine::protocol::messages::create_topics::{
     CreatableTopic, CreatableTopicConfigs, CreatableTopicResult, CreateTopicsRequest, CreateTopicsResponse,
 };
@@ -56,8 +60,16 @@ fn new_topic(topic: &CreatableTopic<'_>) -> NewTopic {
         name: topic.name.to_string(),
         partitions: topic.num_partitions,
         replication_factor: topic.replication_factor,
-        assignments: topic.assignments.iter().map(|assigned| (assigned.partition_index, assigned.broker_ids.clone())).collect(),
-        configs: topic.configs.iter().map(|config| (config.name.to_string(), config.value.as_deref().map(str::to_owned))).collect(),
+        assignments: topic
+            .assignments
+            .iter()
+            .map(|assigned| (assigned.partition_index, assigned.broker_ids.clone()))
+            .collect(),
+        configs: topic
+            .configs
+            .iter()
+            .map(|config| (config.name.to_string(), config.value.as_deref().map(str::to_owned)))
+            .collect(),
     }
 }
 
@@ -81,9 +93,12 @@ fn message(refused: &Refused) -> Option<Str<'_>> {
 /// If the request cannot be read.
 pub async fn delete(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
     let request: DeleteTopicsRequest<'_> = call.decode()?;
-    let by_name = request.topic_names.iter().map(|name| TopicName { name: Some(name.to_string()), ..Default::default() });
-    let by_either =
-        request.topics.iter().map(|topic| TopicName { name: topic.name.as_deref().map(str::to_owned), id: topic.topic_id });
+    let by_name =
+        request.topic_names.iter().map(|name| TopicName { name: Some(name.to_string()), ..Default::default() });
+    let by_either = request
+        .topics
+        .iter()
+        .map(|topic| TopicName { name: topic.name.as_deref().map(str::to_owned), id: topic.topic_id });
     let asked = ControllerRequest::DeleteTopics(by_name.chain(by_either).collect());
     let ControllerReply::DeleteTopics(deleted) = broker.core.controller(asked).await else {
         unreachable!("the controller answers in kind")
@@ -109,7 +124,10 @@ pub async fn create_partitions(broker: &Rc<Broker>, call: &Call) -> Result<Answe
     let topics = request.topics.iter().map(|topic| NewPartitions {
         name: topic.name.to_string(),
         count: topic.count,
-        assignments: topic.assignments.as_ref().map(|all| all.iter().map(|assigned| assigned.broker_ids.clone()).collect()),
+        assignments: topic
+            .assignments
+            .as_ref()
+            .map(|all| all.iter().map(|assigned| assigned.broker_ids.clone()).collect()),
     });
     let asked = ControllerRequest::CreatePartitions { topics: topics.collect(), validate_only: request.validate_only };
     let ControllerReply::CreatePartitions(results) = broker.core.controller(asked).await else {

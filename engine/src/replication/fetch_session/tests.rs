@@ -74,7 +74,9 @@ fn shown(partition: i32, shows: &str) -> Shown {
                 shown.high_watermark = high_watermark.parse().expect("an offset");
                 shown.bytes = bytes.parse().expect("bytes");
             }
-            None => shown = Shown { error: ErrorCode::OffsetOutOfRange, high_watermark: -1, log_start_offset: -1, ..shown },
+            None => {
+                shown = Shown { error: ErrorCode::OffsetOutOfRange, high_watermark: -1, log_start_offset: -1, ..shown }
+            }
         }
     }
     shown

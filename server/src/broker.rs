@@ -173,6 +173,9 @@ pub enum StartError {
     /// The listener cannot.
     #[error("{0}")]
     Listen(String),
+    /// The disk failed under the running node: it leaves, and the next start recovers from what the disk holds.
+    #[error("{0}; stopping, for only a restart can tell what is on disk")]
+    Disk(String),
 }
 
 /// Runs the node's part on the core of `io`. On core 0 it returns when the node has stopped cleanly, after
@@ -188,6 +191,12 @@ pub async fn run_core(
     ready: impl FnOnce(&str, SocketAddr),
 ) -> Result<(), StartError> {
     let core = engine::shard::start(io.clone(), mailbox, config.node.clone()).await?;
+    let failing = core.clone();
+    let failed = async move { Err(StartError::Disk(failing.failed().await)) };
+    futures_lite::future::or(failed, serve(io, core, config, ready)).await
+}
+
+async fn serve(io: Io, core: Core, config: Arc<BrokerConfig>, ready: impl FnOnce(&str, SocketAddr)) -> Result<(), StartError> {
     if io.core() >= core.shards() {
         // The metadata core has no connections.
         return std::future::pending().await;

@@ -82,6 +82,9 @@ pub struct Serve {
     /// Listen beyond this machine without encryption and authentication
     #[arg(long)]
     insecure: bool,
+    /// Take produce again for partitions whose end damage has made unprovable: what is lost stays lost
+    #[arg(long)]
+    accept_loss: bool,
 }
 
 /// Everything that a broker is told at its start.
@@ -107,6 +110,8 @@ pub struct Settings {
     pub spin: std::time::Duration,
     /// Broker settings under Kafka's names.
     pub broker_configs: BTreeMap<String, String>,
+    /// Whether partitions that a damage has suspended take produce again.
+    pub accept_loss: bool,
 }
 
 const DEFAULT_DATA_DIR: &str = "./corelog-data";
@@ -180,6 +185,7 @@ impl Serve {
             spin: std::time::Duration::from_micros(self.spin_us.unwrap_or(0)),
             data_dir: self.data_dir.unwrap_or_else(|| DEFAULT_DATA_DIR.into()),
             broker_configs,
+            accept_loss: self.accept_loss,
         })
     }
 

@@ -61,7 +61,8 @@ fn broker_config(settings: &Settings, plan: &CorePlan) -> Result<Arc<BrokerConfi
         shards: plan.shards.len(),
         journal_bytes: settings.journal_bytes,
         memory_bytes: settings.memory_bytes.unwrap_or_else(half_of_memory),
-        broker_configs: settings.broker_configs.clone(),
+        settings: broker_settings.clone(),
+        accept_loss: settings.accept_loss,
     };
     let (advertised_host, advertised_port) = settings.advertise.clone();
     Ok(Arc::new(BrokerConfig {

@@ -135,7 +135,7 @@ pub async fn incremental_alter(broker: &Rc<Broker>, call: &Call) -> Result<Answe
 }
 
 async fn change(broker: &Broker, asked: ControllerRequest) -> Vec<(ConfigResource, Result<(), Refused>)> {
-    let ControllerReply::AlterConfigs(altered) = broker.core.controller(asked).await else {
+    let Some(ControllerReply::AlterConfigs(altered)) = broker.core.controller(asked).await else {
         unreachable!("the controller answers in kind")
     };
     altered

@@ -124,7 +124,7 @@ async fn make_missing(
         |name: &str| NewTopic { name: name.to_owned(), partitions: -1, replication_factor: -1, ..Default::default() };
     let request =
         ControllerRequest::CreateTopics { topics: names.into_iter().map(topic).collect(), validate_only: false };
-    let ControllerReply::CreateTopics(created) = broker.core.controller(request).await else {
+    let Some(ControllerReply::CreateTopics(created)) = broker.core.controller(request).await else {
         unreachable!("the controller answers in kind")
     };
     let refused = created.into_iter().filter_map(|created| Some((created.name, created.result.err()?.error)));

@@ -11,7 +11,7 @@ limit=${1:-200000}
 index() { apt-cache dumpavail 2>/dev/null || true; }
 # stanzas as apt's: repeated keys (three versions of each package), folded descriptions, text that is not ASCII
 made() {
-  awk -v lines="$([ "$limit" = all ] && echo 1200000 || echo "$limit")" 'BEGIN {
+  awk -v lines="$([ "$limit" = all ] && echo 1500000 || echo $((limit * 2)))" 'BEGIN {
     while (n < lines) for (v = 1; v <= 3; v++) {
       p = "made-package-" int(n / 60)
       print "Package: " p; print "Version: " v "." n "-1"; print "Depends: libc6 (>= 2.3" n % 10 "), made-package-" n % 997

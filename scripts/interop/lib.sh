@@ -13,7 +13,7 @@ check() {
   case $rc in
     0) PASSED=$((PASSED + 1)); echo "pass  $name" ;;
     77) SKIPPED=$((SKIPPED + 1)); echo "skip  $name: $(tail -1 "$log")" ;;
-    *) FAILED=$((FAILED + 1)); echo "FAIL  $name (status $rc)"; tail -n 15 "$log" | cut -c1-400 | sed 's/^/      | /' ;;
+    *) FAILED=$((FAILED + 1)); echo "FAIL  $name (status $rc)"; grep -vx 'null\|Tools.Left\|' "$log" | tail -n 15 | cut -c1-400 | sed 's/^/      | /' ;;
   esac
   { echo "=== $name: $rc"; cat "$log"; } >>"$WORK/log"
 }
@@ -58,7 +58,7 @@ tools_start() {
   [ "${INTEROP_JVM:-shared}" = shared ] || return 0
   if ! [ -p "$WORK/requests" ]; then mkfifo "$WORK/requests" "$WORK/answers"; exec 7<>"$WORK/requests" 8<>"$WORK/answers"; fi
   java "${JAVA_OPTIONS[@]}" -cp "$LIBS:$LIBS/*" Tools $$ <"$WORK/requests" >"$WORK/answers" 2>>"$WORK/tools.log" &
-  echo $! >"$WORK/tools.pid"
+  echo $! >"$WORK/tools.pid"; disown # so that bash does not report its end after the tally
 }
 tools_stop() { [ ! -s "$WORK/tools.pid" ] || kill -9 "$(cat "$WORK/tools.pid")" 2>/dev/null || true; }
 # kafka CLASS ARGUMENT...: with the caller's stdin, stdout and stderr
@@ -87,7 +87,8 @@ console_producer() {
   kafka $T.ConsoleProducer --bootstrap-server "$BOOTSTRAP" --message-send-max-retries 1000000 --request-timeout-ms 30000 "$@" 2>"$WORK/producer.err"
   cat "$WORK/producer.err"; deny ' ERROR ' "$WORK/producer.err"
 }
-console_consumer() { kafka $T.consumer.ConsoleConsumer --bootstrap-server "$BOOTSTRAP" --timeout-ms 30000 "$@"; }
+# it closes only after the fetch that it has on its way, so that fetch should not wait long
+console_consumer() { kafka $T.consumer.ConsoleConsumer --bootstrap-server "$BOOTSTRAP" --timeout-ms 60000 --consumer-property fetch.max.wait.ms=20 "$@"; }
 kc() { timeout "${TOOL_LIMIT:-300}" kcat -b "$BOOTSTRAP" "$@"; }
 
 # --- a broker of our own -------------------------------------------------------------------------------------------

@@ -1,1 +1,15 @@
-//! skeleton
+//! The broker: from sockets to shards.
+//!
+//! Read in this order: [`broker`] is what runs on each core, [`listener`] brings connections, [`connection`]
+//! cuts them into requests, [`dispatch`] finds the handler, [`handlers`] ask shards and controller. Only the
+//! binary chooses a backend; everything here reaches the world through the engine's `Io`.
+
+pub mod broker;
+pub mod budget;
+pub mod config;
+pub mod connection;
+pub mod cores;
+pub mod dispatch;
+pub mod handlers;
+pub mod limits;
+pub mod listener;

@@ -317,6 +317,8 @@ pub struct FileHeader {
     pub last_sequence: u64,
     /// That group's CRC.
     pub last_crc: u32,
+    /// Every group up to this sequence was durable when the file was begun.
+    pub synced_up_to: u64,
 }
 
 impl FileHeader {
@@ -331,6 +333,7 @@ impl FileHeader {
         block.put_u64_le(self.lineage.incarnation);
         block.put_u64_le(self.last_sequence);
         block.put_u32_le(self.last_crc);
+        block.put_u64_le(self.synced_up_to);
         let crc = crc32c::crc32c(&block);
         block.put_u32_le(crc);
         block.resize(BLOCK, 0);
@@ -346,8 +349,8 @@ impl FileHeader {
     }
 
     fn parse_copy(block: &[u8]) -> Option<FileHeader> {
-        let checked = block.get(..FILE_HEADER_BYTES - 8)?;
-        let (mut body, mut crc) = checked.split_at(FILE_HEADER_BYTES - 12);
+        let checked = block.get(..FILE_HEADER_BYTES)?;
+        let (mut body, mut crc) = checked.split_at(FILE_HEADER_BYTES - 4);
         if crc32c::crc32c(body) != crc.get_u32_le() || body.get_u32_le() != FILE_MAGIC || body.get_u16_le() != VERSION {
             return None;
         }
@@ -355,7 +358,7 @@ impl FileHeader {
         let mut journal = [0; 16];
         body.copy_to_slice(&mut journal);
         let lineage = Lineage { journal, file_sequence: body.get_u64_le(), incarnation: body.get_u64_le() };
-        Some(FileHeader { lineage, last_sequence: body.get_u64_le(), last_crc: body.get_u32_le() })
+        Some(FileHeader { lineage, last_sequence: body.get_u64_le(), last_crc: body.get_u32_le(), synced_up_to: body.get_u64_le() })
     }
 }
 
@@ -415,7 +418,7 @@ mod tests {
 
     #[test]
     fn either_copy_of_a_file_header_serves() {
-        let header = FileHeader { lineage: lineage(), last_sequence: 41, last_crc: 5 };
+        let header = FileHeader { lineage: lineage(), last_sequence: 41, last_crc: 5, synced_up_to: 40 };
         let mut bytes = header.encode().to_vec();
         bytes[20] ^= 1;
         assert_eq!(FileHeader::parse(&bytes), Some(header));

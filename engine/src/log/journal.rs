@@ -93,8 +93,10 @@ struct State {
     full: VecDeque<(u64, File)>,
     /// Pre-written files that hold nothing of worth.
     free: Vec<File>,
-    /// Files made so far, in use or not; their slot numbers name them.
-    slots: usize,
+    /// Files that there are, in use or not.
+    files: usize,
+    /// The number that names the next file made.
+    next_name: u32,
     open: GroupBuilder,
     last_sequence: u64,
     last_crc: u32,
@@ -122,15 +124,16 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// A journal with nothing in it yet. `reusable` are files of this very directory, pre-written to the
-    /// configured size and no longer needed. Nothing is written before the first append.
-    pub fn new(io: Io, config: JournalConfig, start: JournalStart, reusable: Vec<File>, slots: usize, failure: DiskFailure) -> Journal {
+    /// A journal with nothing in it yet. `reusable` are files of its directory, written to the configured
+    /// size before and no longer needed; `next_name` numbers the first file that will be made.
+    pub fn new(io: Io, config: JournalConfig, start: JournalStart, reusable: Vec<File>, next_name: u32, failure: DiskFailure) -> Journal {
         let state = State {
             start,
             current: None,
             full: VecDeque::new(),
+            files: reusable.len(),
             free: reusable,
-            slots,
+            next_name,
             open: GroupBuilder::new(BLOCK),
             last_sequence: start.last_sequence,
             last_crc: start.last_crc,
@@ -218,6 +221,19 @@ impl Journal {
             .await;
     }
 
+    /// As [`Journal::idle`], but also completes when the disk has failed.
+    pub async fn idle_or(&self, failure: &DiskFailure) {
+        let failed = async {
+            failure.wait().await;
+        };
+        futures_lite::future::or(self.idle(), failed).await;
+    }
+
+    /// The newest group's sequence.
+    pub fn last_sequence(&self) -> u64 {
+        self.state.borrow().last_sequence
+    }
+
     /// Called by the consumer of [`Journal::next_durable`] after it has dealt with a group.
     pub fn dealt_with(&self) {
         self.durable_bell.ring();
@@ -260,7 +276,7 @@ impl Journal {
     /// Files of an earlier start, or of a journal that has no core any more, that may be used from now on.
     pub fn add_free(&self, files: Vec<File>) {
         let mut state = self.state.borrow_mut();
-        state.slots += files.len();
+        state.files += files.len();
         state.free.extend(files);
         drop(state);
         self.work_bell.ring();
@@ -332,7 +348,7 @@ impl Journal {
         let file = state.free.pop().expect("appends wait for a free file before the current one is full");
         let file_sequence = state.current.as_ref().map_or(state.start.file_sequence, |current| current.lineage.file_sequence + 1);
         let lineage = Lineage { journal: state.start.journal, file_sequence, incarnation };
-        let header = FileHeader { lineage, last_sequence: state.last_sequence, last_crc: state.last_crc };
+        let header = FileHeader { lineage, last_sequence: state.last_sequence, last_crc: state.last_crc, synced_up_to: state.synced_up_to };
         let next = Current { file: file.clone(), lineage, position: FILE_GROUPS_START };
         if let Some(full) = state.current.replace(next) {
             state.full.push_back((full.lineage.file_sequence, full.file));
@@ -404,7 +420,7 @@ impl Journal {
             self.work_bell
                 .until(|| {
                     let state = self.state.borrow();
-                    (state.free.is_empty() && state.slots < JOURNAL_FILES).then_some(())
+                    (state.free.is_empty() && state.files < JOURNAL_FILES).then_some(())
                 })
                 .await;
             if let Err(error) = self.prepare_file().await {
@@ -418,9 +434,10 @@ impl Journal {
 
     /// Makes a file and writes all of it once: a flush of such a file later moves no metadata.
     async fn prepare_file(&self) -> io::Result<()> {
-        let slot = self.state.borrow().slots;
-        let path = self.config.dir.join(format!("{slot:04}"));
-        let file = self.io.open(&path, OpenMode::Create).await?;
+        let name = self.state.borrow().next_name;
+        self.state.borrow_mut().next_name += 1;
+        let file = self.io.open(&self.config.dir.join(file_name(name)), OpenMode::Create).await?;
+        lock(&self.io, &file).await?;
         file.allocate(0, self.config.file_bytes).await?;
         let zeros = Buffer::zeroed(1 << 20).freeze();
         let mut position = 0;
@@ -432,8 +449,30 @@ impl Journal {
         file.sync().await?;
         self.io.sync_dir(&self.config.dir).await?;
         let mut state = self.state.borrow_mut();
-        state.slots += 1;
+        state.files += 1;
         state.free.push(file);
         Ok(())
     }
+}
+
+/// The name of a journal file.
+pub fn file_name(number: u32) -> String {
+    format!("{number:08}.journal")
+}
+
+/// The number of a journal file's name.
+pub fn file_number(name: &str) -> Option<u32> {
+    name.strip_suffix(".journal")?.parse().ok()
+}
+
+/// Locks a file for as long as it is open. Waits for up to 30 seconds: a request of a dead process that the
+/// kernel still carries out keeps the file locked until it can no longer write.
+pub async fn lock(io: &Io, file: &File) -> io::Result<()> {
+    for _ in 0..300 {
+        if file.try_lock()? {
+            return Ok(());
+        }
+        io.sleep(std::time::Duration::from_millis(100)).await;
+    }
+    Err(io::Error::new(io::ErrorKind::ResourceBusy, "another process holds the file's lock"))
 }

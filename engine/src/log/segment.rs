@@ -124,37 +124,36 @@ impl ActiveSegment {
         Ok(active)
     }
 
-    /// Writes `bytes`, whole batches that follow the last one. Not durable before [`ActiveSegment::sync`].
-    pub async fn append(&mut self, bytes: &[Bytes]) -> io::Result<()> {
-        let added: usize = bytes.iter().map(Bytes::len).sum();
+    /// The write that puts `chunks`, whole batches, behind the last one.
+    pub fn prepare_append(&self, chunks: &[Bytes]) -> SegmentWrite {
+        let added: usize = chunks.iter().map(Bytes::len).sum();
         let mut buffer = Buffer::with_capacity(round_up(self.partial.len() + added));
         buffer.extend_from_slice(&self.partial);
-        bytes.iter().for_each(|chunk| buffer.extend_from_slice(chunk));
-        let filled = buffer.len();
+        chunks.iter().for_each(|chunk| buffer.extend_from_slice(chunk));
+        let partial = buffer[round_down(buffer.len())..].to_vec();
         buffer.pad_to_block();
         let position = self.segment.size - self.partial.len() as u64;
-        self.allocate_to(position + buffer.len() as u64).await?;
-        let frozen = buffer.freeze();
-        self.file.write_at(position, frozen.clone()).await?;
-        self.partial = frozen[round_down(filled)..filled].to_vec();
-        for chunk in bytes {
+        let allocate = self.allocation(position + buffer.len() as u64);
+        SegmentWrite { file: self.file.clone(), allocate, position, bytes: buffer.freeze(), partial }
+    }
+
+    fn allocation(&self, end: u64) -> Option<(u64, u64)> {
+        // Steps grow with the segment, so that a large one is not a heap of small extents.
+        let step = SEGMENT_STEP.max((self.segment.size / 4).next_multiple_of(SEGMENT_STEP)).min(64 * SEGMENT_STEP);
+        (end > self.allocated).then(|| (self.allocated, end.next_multiple_of(step) - self.allocated))
+    }
+
+    /// The write is complete: the batches are part of the segment.
+    pub fn appended(&mut self, chunks: &[Bytes], write: SegmentWrite) {
+        self.partial = write.partial;
+        if let Some((from, len)) = write.allocate {
+            self.allocated = from + len;
+        }
+        for chunk in chunks {
             for batch in batches(chunk) {
                 self.count(&batch.expect("a journal entry holds whole batches"));
             }
         }
-        Ok(())
-    }
-
-    async fn allocate_to(&mut self, end: u64) -> io::Result<()> {
-        if end <= self.allocated {
-            return Ok(());
-        }
-        // Steps grow with the segment, so that a large one is not a heap of small extents.
-        let step = SEGMENT_STEP.max((self.segment.size / 4).next_multiple_of(SEGMENT_STEP)).min(64 * SEGMENT_STEP);
-        let target = end.next_multiple_of(step);
-        self.file.allocate(self.allocated, target - self.allocated).await?;
-        self.allocated = target;
-        Ok(())
     }
 
     fn count(&mut self, batch: &BatchView<'_>) {
@@ -187,47 +186,83 @@ impl ActiveSegment {
         self.segment.runs = self.runs.len() as u32;
     }
 
-    /// Makes the batches and their runs durable.
-    pub async fn sync(&mut self) -> io::Result<()> {
-        self.file.sync().await?;
-        self.write_index().await
+    /// What makes the batches and their closed runs durable as they are now.
+    pub fn prepare_sync(&self) -> SegmentSync {
+        SegmentSync { file: self.file.clone(), index: self.index.clone(), entries: self.index_write(), runs: self.runs.len(), cut: None }
     }
 
-    async fn write_index(&mut self) -> io::Result<()> {
+    fn index_write(&self) -> Option<(u64, Bytes)> {
         if self.indexed == self.runs.len() {
-            return Ok(());
+            return None;
         }
         let position = round_down(self.indexed * ENTRY_BYTES);
         let first = position / ENTRY_BYTES;
         let mut entries = Vec::with_capacity((self.runs.len() - first) * ENTRY_BYTES);
         self.runs[first..].iter().for_each(|run| run.encode(&mut entries));
         let mut buffer = Buffer::copy_of(&entries[position - first * ENTRY_BYTES..]);
-        if buffer.capacity() < round_up(buffer.len()) {
-            unreachable!("a buffer's capacity is whole blocks");
-        }
         buffer.pad_to_block();
-        self.index.write_at(position as u64, buffer.freeze()).await?;
-        self.index.sync().await?;
-        self.indexed = self.runs.len();
-        Ok(())
+        Some((position as u64, buffer.freeze()))
     }
 
-    /// Cuts both files to their exact length and makes them durable. The segment counts as sealed when the
-    /// checkpoint says so.
-    pub async fn seal(mut self) -> io::Result<(Segment, Vec<Run>)> {
+    /// The sync is complete.
+    pub fn synced(&mut self, sync: &SegmentSync) {
+        self.indexed = sync.runs;
+    }
+
+    /// What seals the segment: no batch follows any more, both files are cut to their exact length. It
+    /// counts as sealed when the checkpoint says so.
+    pub fn prepare_seal(&mut self) -> SegmentSync {
         self.close_run();
-        self.write_index().await?;
-        self.file.truncate(self.segment.size).await?;
-        self.index.truncate((self.runs.len() * ENTRY_BYTES) as u64).await?;
-        self.file.sync().await?;
-        self.index.sync().await?;
-        self.segment.sealed = true;
-        Ok((self.segment, self.runs))
+        let cut = Some((self.segment.size, (self.runs.len() * ENTRY_BYTES) as u64));
+        SegmentSync { cut, ..self.prepare_sync() }
     }
 
     /// The file of batches, for reading.
     pub fn file(&self) -> &File {
         &self.file
+    }
+}
+
+/// A write to a segment, to be run while the segment may be read.
+pub struct SegmentWrite {
+    file: File,
+    allocate: Option<(u64, u64)>,
+    position: u64,
+    bytes: Bytes,
+    partial: Vec<u8>,
+}
+
+impl SegmentWrite {
+    /// Writes. Nothing is durable by it.
+    pub async fn run(&self) -> io::Result<()> {
+        if let Some((from, len)) = self.allocate {
+            self.file.allocate(from, len).await?;
+        }
+        self.file.write_at(self.position, self.bytes.clone()).await
+    }
+}
+
+/// A flush of a segment, to be run while the segment may be read.
+pub struct SegmentSync {
+    file: File,
+    index: File,
+    entries: Option<(u64, Bytes)>,
+    runs: usize,
+    cut: Option<(u64, u64)>,
+}
+
+impl SegmentSync {
+    /// Flushes. An error voids what was not durable before; it is not tried again.
+    pub async fn run(&self) -> io::Result<()> {
+        if let Some((position, entries)) = &self.entries {
+            self.index.write_at(*position, entries.clone()).await?;
+        }
+        if let Some((log_bytes, index_bytes)) = self.cut {
+            self.file.truncate(log_bytes).await?;
+            self.index.truncate(index_bytes).await?;
+        }
+        self.file.sync().await?;
+        if self.entries.is_some() || self.cut.is_some() { self.index.sync().await } else { Ok(()) }
     }
 }
 

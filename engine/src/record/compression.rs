@@ -14,7 +14,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use flate2::bufread::MultiGzDecoder;
 use lz4_flex::frame::{BlockMode, BlockSize, FrameDecoder, FrameEncoder, FrameInfo};
 use thiserror::Error;
-use zstd::zstd_safe::{DCtx, ResetDirective};
+use zstd::zstd_safe::DCtx;
 
 use super::record::{Malformed, Source};
 
@@ -131,6 +131,12 @@ impl Scratch {
         if plain.capacity() <= RETAINED {
             self.plain = plain;
         }
+    }
+
+    /// Bytes that the buffers hold on to.
+    #[cfg(test)]
+    pub(super) fn retained(&self) -> usize {
+        self.window.capacity() + self.block.capacity() + self.plain.capacity()
     }
 
     /// Starts to decompress `input`, giving at most `cap` bytes.
@@ -346,15 +352,12 @@ fn zstd_reader<'a>(
     context: &'a mut Option<DCtx<'static>>,
     input: &'a [u8],
 ) -> Result<zstd::stream::read::Decoder<'a, &'a [u8]>, CompressionError> {
-    let corrupt = CompressionError::Corrupt(Codec::Zstd);
     // Zstd takes nothing as zero frames; the Java reader fails on it.
     if input.is_empty() {
-        return Err(corrupt);
+        return Err(CompressionError::Corrupt(Codec::Zstd));
     }
     let context = context.get_or_insert_with(DCtx::create);
-    // An earlier batch may have been left in its middle.
-    let reset = context.reset(ResetDirective::SessionOnly);
-    reset.map_err(|_| corrupt)?;
+    // The decoder resets the session first, which an earlier batch may have left in its middle.
     Ok(zstd::stream::read::Decoder::with_context(input, context))
 }
 

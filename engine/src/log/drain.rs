@@ -1,0 +1,202 @@
+//! Moving a log's bytes from the journal into its segments.
+//!
+//! Off the path of every acknowledgement. Invariant: at most one drain of a log at a time, and the log's
+//! drained end moves only after the write is complete; that it is flushed is the checkpoint's matter.
+
+use std::cell::RefCell;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::partition_log::{Log, LogRecord};
+use super::segment::{ActiveSegment, SegmentSync};
+use crate::io::buffer::Buffer;
+use crate::io::local::Bell;
+use crate::io::{Io, OpenMode};
+use crate::limits::SEGMENT_WRITE_BYTES;
+use crate::protocol::Uuid;
+use crate::record::batch::{BatchView, batches};
+
+/// A log that its core's tasks share. No borrow is held over an await.
+pub type SharedLog = Rc<RefCell<Log>>;
+
+/// What one write to a segment takes.
+struct Piece {
+    chunks: Vec<Bytes>,
+    end_offset: i64,
+    /// Whether a new segment begins with it.
+    rolls: Option<i64>,
+}
+
+/// Drains all that is durable. Returns at once if a drain of the log is under way.
+pub async fn drain(io: &Io, log: &SharedLog, finished: &Bell) -> io::Result<()> {
+    if std::mem::replace(&mut log.borrow_mut().draining, true) {
+        return Ok(());
+    }
+    let result = drain_pieces(io, log).await;
+    log.borrow_mut().draining = false;
+    finished.ring();
+    result
+}
+
+async fn drain_pieces(io: &Io, log: &SharedLog) -> io::Result<()> {
+    loop {
+        open_active(io, log).await?;
+        let Some(piece) = next_piece(&log.borrow()) else { return Ok(()) };
+        if let Some(base_offset) = piece.rolls {
+            roll(io, log, base_offset).await?;
+        }
+        let write = log.borrow().active.as_ref().expect("a piece has its segment").prepare_append(&piece.chunks);
+        write.run().await?;
+        log.borrow_mut().on_drained(&piece.chunks, piece.end_offset, write);
+    }
+}
+
+/// Opens the unsealed segment that an earlier start left.
+async fn open_active(io: &Io, log: &SharedLog) -> io::Result<()> {
+    let (dir, last) = {
+        let log = log.borrow();
+        if log.active.is_some() || log.deleted {
+            return Ok(());
+        }
+        (log.dir.clone(), log.segments.last().copied())
+    };
+    if let Some(segment) = last.filter(|segment| !segment.sealed) {
+        let active = ActiveSegment::reopen(io, &dir, segment).await?;
+        let mut log = log.borrow_mut();
+        log.set_last_segment(active.segment);
+        log.active = Some(active);
+    }
+    Ok(())
+}
+
+/// The next bytes for one segment: up to a write's size, or to where the segment is full.
+fn next_piece(log: &Log) -> Option<Piece> {
+    if log.deleted {
+        return None;
+    }
+    let segment = log.active.as_ref().map(|active| active.segment);
+    let mut piece = Piece { chunks: Vec::new(), end_offset: 0, rolls: None };
+    let (mut taken, mut size) = (0, segment.map_or(0, |segment| segment.size));
+    'chunks: for chunk in log.tail.from(log.drained_end_offset) {
+        if taken > 0 && taken + chunk.bytes.len() > SEGMENT_WRITE_BYTES {
+            break;
+        }
+        let mut position = 0;
+        for batch in batches(&chunk.bytes) {
+            let batch = batch.expect("a journal entry holds whole batches");
+            let start = position;
+            position += batch.total_size();
+            if batch.base_offset() < log.drained_end_offset {
+                continue;
+            }
+            let full = match segment.filter(|_| piece.rolls.is_none()) {
+                None => piece.rolls.is_none(),
+                Some(segment) => is_full(log, segment.base_offset, segment.first_timestamp, size, &batch),
+            };
+            if full && taken > 0 {
+                break 'chunks;
+            }
+            if full {
+                piece.rolls = Some(batch.base_offset());
+                size = 0;
+            }
+            size += batch.total_size() as u64;
+            taken += batch.total_size();
+            piece.end_offset = batch.last_offset() + 1;
+            piece.chunks.push(chunk.bytes.slice(start..position));
+            if piece.rolls.is_some() {
+                // A new segment's first timestamp is known only now: the rest is judged against it.
+                break 'chunks;
+            }
+        }
+    }
+    (taken > 0).then_some(piece)
+}
+
+/// Kafka's rule (LogSegment.shouldRoll): bytes, time by the records' own clock, offsets beyond 32 bits.
+fn is_full(log: &Log, base_offset: i64, first_timestamp: i64, size: u64, batch: &BatchView<'_>) -> bool {
+    let too_large = size > 0 && size + batch.total_size() as u64 > log.config.segment_bytes;
+    let known = first_timestamp >= 0 && batch.max_timestamp() >= 0;
+    let too_old = size > 0 && known && batch.max_timestamp().saturating_sub(first_timestamp) > log.config.segment_ms;
+    let too_far = batch.last_offset() - base_offset > i64::from(i32::MAX);
+    too_large || too_old || too_far
+}
+
+/// Seals the active segment, if there is one, and begins the next.
+async fn roll(io: &Io, log: &SharedLog, base_offset: i64) -> io::Result<()> {
+    let (seal, dir, id, has_segments) = {
+        let mut log = log.borrow_mut();
+        let seal = log.active.as_mut().map(ActiveSegment::prepare_seal);
+        (seal, log.dir.clone(), log.id.topic_id, !log.segments.is_empty())
+    };
+    if let Some(seal) = seal {
+        seal.run().await?;
+        log.borrow_mut().seal_active();
+    }
+    if !has_segments {
+        make_directory(io, &dir, id).await?;
+    }
+    let active = ActiveSegment::create(io, &dir, base_offset).await?;
+    let mut log = log.borrow_mut();
+    log.segments.push(active.segment);
+    log.active = Some(active);
+    log.directory_dirty = true;
+    log.dirty = true;
+    Ok(())
+}
+
+/// Makes a partition's directory with Kafka's `partition.metadata` in it. One that is there already was
+/// left by a crash before any checkpoint knew of it.
+async fn make_directory(io: &Io, dir: &Path, topic_id: Uuid) -> io::Result<()> {
+    match io.create_dir(dir).await {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let text = format!("version: 0\ntopic_id: {topic_id}");
+    let file = io.open(&dir.join("partition.metadata"), OpenMode::Create).await?;
+    let mut block = Buffer::copy_of(text.as_bytes());
+    block.pad_to_block();
+    file.write_at(0, block.freeze()).await?;
+    file.truncate(text.len() as u64).await?;
+    file.sync().await?;
+    io.sync_dir(dir.parent().expect("a partition's directory is in the data directory")).await
+}
+
+/// Makes what is drained durable (the active segment, its runs, the directory if it has new files), and
+/// gives what a checkpoint may say of the log from now on. `None` if a drain is under way.
+pub async fn flush(io: &Io, log: &SharedLog) -> io::Result<Option<LogRecord>> {
+    let (sync, directory, record) = {
+        let mut log = log.borrow_mut();
+        if log.draining {
+            return Ok(None);
+        }
+        log.draining = true;
+        log.dirty = false;
+        let directory = std::mem::take(&mut log.directory_dirty).then(|| log.dir.clone());
+        (log.active.as_ref().map(ActiveSegment::prepare_sync), directory, log.record())
+    };
+    let result = flush_files(io, sync.as_ref(), directory).await;
+    let mut log = log.borrow_mut();
+    log.draining = false;
+    result?;
+    if let (Some(active), Some(sync)) = (log.active.as_mut(), &sync) {
+        active.synced(sync);
+    }
+    Ok(Some(record))
+}
+
+async fn flush_files(io: &Io, sync: Option<&SegmentSync>, directory: Option<PathBuf>) -> io::Result<()> {
+    if planted!(CheckpointAheadOfFlush) {
+        return Ok(());
+    }
+    if let Some(sync) = sync {
+        sync.run().await?;
+    }
+    match directory {
+        Some(dir) => io.sync_dir(&dir).await,
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,421 @@
+//! One partition's log: offsets, producers, epochs, segments and tail.
+//!
+//! Three ends, each at or below the one before it: the *log end* (next offset to give out), the *durable
+//! end* (on stable storage in the journal or a segment; what anyone may see), the *drained end* (in a
+//! segment; what the journal is no longer needed for once a checkpoint says so). It decides nothing about
+//! leaders and does no I/O by itself: [`super::drain`] moves its bytes, [`super::reader`] reads them.
+
+use std::path::PathBuf;
+
+use bytes::{Buf, BufMut, Bytes};
+
+use super::PartitionId;
+use super::group::{Entry, EntryKind};
+use super::journal::Journal;
+use super::leader_epochs::LeaderEpochs;
+use super::producer_state::ProducerStates;
+use super::segment::{ActiveSegment, Segment, SegmentWrite};
+use super::tail::{Chunk, Tail};
+use crate::protocol::Uuid;
+use crate::record::batch::{BatchView, batches, set_base_offset, set_leader_epoch};
+
+/// What of a topic's configs a log itself obeys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogConfig {
+    /// A segment is rolled before it grows beyond this (`segment.bytes`).
+    pub segment_bytes: u64,
+    /// A segment is rolled when a batch is newer than its first one by more than this (`segment.ms`).
+    pub segment_ms: i64,
+}
+
+impl Default for LogConfig {
+    fn default() -> LogConfig {
+        LogConfig { segment_bytes: 1 << 30, segment_ms: 7 * 24 * 3600 * 1000 }
+    }
+}
+
+/// What a checkpoint keeps of a log: everything that the journal behind it does not say again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogRecord {
+    /// Which partition.
+    pub id: PartitionId,
+    /// Grows each time that the partition enters another journal, which every start makes it do.
+    pub ownership: u64,
+    /// The first offset.
+    pub log_start_offset: i64,
+    /// One past the last offset that is in a flushed segment.
+    pub drained_end_offset: i64,
+    /// Oldest first; the last one may be unsealed.
+    pub segments: Vec<Segment>,
+    /// The producers as of the drained end.
+    pub producers: ProducerStates,
+    /// The epochs that began before the drained end.
+    pub epochs: LeaderEpochs,
+    /// Ranges of offsets whose records a fault destroyed: answered CORRUPT_MESSAGE, given to no other record.
+    pub damaged: Vec<(i64, i64)>,
+    /// Whether the end could not be proved: no produce until an operator accepts the loss.
+    pub suspended: bool,
+}
+
+impl LogRecord {
+    /// That of an empty log.
+    pub fn new(id: PartitionId) -> LogRecord {
+        LogRecord {
+            id,
+            ownership: 0,
+            log_start_offset: 0,
+            drained_end_offset: 0,
+            segments: Vec::new(),
+            producers: ProducerStates::default(),
+            epochs: LeaderEpochs::default(),
+            damaged: Vec::new(),
+            suspended: false,
+        }
+    }
+
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_slice(&self.id.topic_id.0);
+        out.put_i32_le(self.id.partition);
+        out.put_u64_le(self.ownership);
+        out.put_i64_le(self.log_start_offset);
+        out.put_i64_le(self.drained_end_offset);
+        out.put_u8(u8::from(self.suspended));
+        out.put_u32_le(self.segments.len() as u32);
+        self.segments.iter().for_each(|segment| segment.encode(out));
+        self.producers.encode(out);
+        self.epochs.encode(out);
+        out.put_u32_le(self.damaged.len() as u32);
+        for (from, to) in &self.damaged {
+            out.put_i64_le(*from);
+            out.put_i64_le(*to);
+        }
+    }
+
+    pub(super) fn decode(bytes: &mut &[u8]) -> Option<LogRecord> {
+        let mut topic_id = [0; 16];
+        bytes.try_copy_to_slice(&mut topic_id).ok()?;
+        let id = PartitionId { topic_id: Uuid(topic_id), partition: bytes.try_get_i32_le().ok()? };
+        let ownership = bytes.try_get_u64_le().ok()?;
+        let log_start_offset = bytes.try_get_i64_le().ok()?;
+        let drained_end_offset = bytes.try_get_i64_le().ok()?;
+        let suspended = bytes.try_get_u8().ok()? != 0;
+        let segments = bytes.try_get_u32_le().ok()?;
+        let segments = (0..segments).map(|_| Segment::decode(bytes)).collect::<Option<_>>()?;
+        let producers = ProducerStates::decode(bytes)?;
+        let epochs = LeaderEpochs::decode(bytes)?;
+        let damaged = bytes.try_get_u32_le().ok()?;
+        let range = |bytes: &mut &[u8]| Some((bytes.try_get_i64_le().ok()?, bytes.try_get_i64_le().ok()?));
+        let damaged = (0..damaged).map(|_| range(bytes)).collect::<Option<_>>()?;
+        Some(LogRecord { id, ownership, log_start_offset, drained_end_offset, segments, producers, epochs, damaged, suspended })
+    }
+}
+
+/// A partition's log on the core that owns it.
+pub struct Log {
+    /// Which partition.
+    pub id: PartitionId,
+    pub(super) dir: PathBuf,
+    pub(super) config: LogConfig,
+    ownership: u64,
+    log_start_offset: i64,
+    log_end_offset: i64,
+    durable_end_offset: i64,
+    pub(super) drained_end_offset: i64,
+    pub(super) tail: Tail,
+    /// Bytes of the tail's chunks behind the drained end.
+    undrained_bytes: usize,
+    /// Sealed segments, oldest first, and the manifest's view of the unsealed one.
+    pub(super) segments: Vec<Segment>,
+    /// The unsealed segment's files, once it has been opened.
+    pub(super) active: Option<ActiveSegment>,
+    /// The producers as of the log end.
+    producers: ProducerStates,
+    /// The producers as of the drained end, for the checkpoint.
+    drained_producers: ProducerStates,
+    epochs: LeaderEpochs,
+    damaged: Vec<(i64, i64)>,
+    suspended: bool,
+    /// Whether the checkpoint lacks something of this log.
+    pub(super) dirty: bool,
+    /// Whether a drain is under way; there is at most one.
+    pub(super) draining: bool,
+    /// Whether files were made or renamed since the directory was last synced.
+    pub(super) directory_dirty: bool,
+    /// Whether the topic has been deleted: nothing is written for it any more.
+    pub(super) deleted: bool,
+}
+
+/// Where a batch was put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// The offset of its first record.
+    pub base_offset: i64,
+    /// One past the offset of its last record: durable when the log's durable end has reached it.
+    pub end_offset: i64,
+}
+
+impl Log {
+    /// The log as a checkpoint's record has it; its directory is `dir`. Entries of the journal follow by
+    /// [`Log::replay`].
+    pub fn restore(record: LogRecord, dir: PathBuf, config: LogConfig) -> Log {
+        let end = record.drained_end_offset.max(record.damaged.last().map_or(0, |range| range.1));
+        Log {
+            id: record.id,
+            dir,
+            config,
+            ownership: record.ownership,
+            log_start_offset: record.log_start_offset,
+            log_end_offset: end,
+            durable_end_offset: end,
+            drained_end_offset: record.drained_end_offset,
+            tail: Tail::default(),
+            undrained_bytes: 0,
+            segments: record.segments,
+            active: None,
+            producers: if planted!(ForgetProducerState) { ProducerStates::default() } else { record.producers.clone() },
+            drained_producers: record.producers,
+            epochs: record.epochs,
+            damaged: record.damaged,
+            suspended: record.suspended,
+            dirty: false,
+            draining: false,
+            directory_dirty: false,
+            deleted: false,
+        }
+    }
+
+    /// The first offset.
+    pub fn log_start_offset(&self) -> i64 {
+        self.log_start_offset
+    }
+
+    /// The next offset to give out.
+    pub fn log_end_offset(&self) -> i64 {
+        self.log_end_offset
+    }
+
+    /// One past the last offset on stable storage.
+    pub fn durable_end_offset(&self) -> i64 {
+        self.durable_end_offset
+    }
+
+    /// The producers as of the log end.
+    pub fn producers(&mut self) -> &mut ProducerStates {
+        &mut self.producers
+    }
+
+    /// The leader epochs.
+    pub fn epochs(&mut self) -> &mut LeaderEpochs {
+        &mut self.epochs
+    }
+
+    /// Its segments, oldest first.
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &std::path::Path {
+        &self.dir
+    }
+
+    /// Whether no produce is taken until an operator accepts a loss.
+    pub fn is_suspended(&self) -> bool {
+        self.suspended
+    }
+
+    /// The damaged range that holds `offset`, if one does.
+    pub fn damage_at(&self, offset: i64) -> Option<(i64, i64)> {
+        self.damaged.iter().copied().find(|(from, to)| (*from..*to).contains(&offset))
+    }
+
+    /// New values of the topic's configs.
+    pub fn configure(&mut self, config: LogConfig) {
+        self.config = config;
+    }
+
+    /// One past the last offset that is in a segment.
+    pub fn drained_end_offset(&self) -> i64 {
+        self.drained_end_offset
+    }
+
+    /// Whether the checkpoint lacks something of the log.
+    pub fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// Whether a drain or a flush is under way.
+    pub fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    /// The topic is gone: nothing more is written for the log.
+    pub fn mark_deleted(&mut self) {
+        self.deleted = true;
+    }
+
+    /// Bytes that are durable in the journal alone.
+    pub fn undrained_bytes(&self) -> usize {
+        self.undrained_bytes
+    }
+
+    /// Bytes of the log, in segments and behind them.
+    pub fn size_bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.size).sum::<u64>() + self.undrained_bytes() as u64
+    }
+
+    /// The oldest journal file that the log still needs.
+    pub fn oldest_journal_file(&self) -> Option<u64> {
+        self.tail.from(self.drained_end_offset).map(|chunk| chunk.file_sequence).min()
+    }
+
+    /// Gives a checked batch the next offsets and puts it into the journal, which must have room.
+    pub fn append(&mut self, journal: &Journal, batch: &BatchView<'_>, leader_epoch: i32) -> Appended {
+        let base_offset = self.log_end_offset;
+        let end_offset = base_offset + i64::from(batch.last_offset_delta()) + 1;
+        self.epochs.assign(leader_epoch, base_offset);
+        self.producers.note(batch, base_offset);
+        journal.append(self.entry(EntryKind::Append, base_offset, end_offset, leader_epoch), batch.bytes(), |bytes| {
+            set_base_offset(bytes, base_offset);
+            set_leader_epoch(bytes, leader_epoch);
+        });
+        self.log_end_offset = end_offset;
+        Appended { base_offset, end_offset }
+    }
+
+    /// Moves the log's start forward, durably once the journal has it. There must be room in the journal.
+    pub fn advance_start(&mut self, journal: &Journal, log_start_offset: i64) {
+        if log_start_offset > self.log_start_offset {
+            assert!(log_start_offset <= self.durable_end_offset, "only what is durable is given up");
+            self.log_start_offset = log_start_offset;
+            self.dirty = true;
+            journal.append(self.entry(EntryKind::LogStart, log_start_offset, log_start_offset, -1), &[], |_| {});
+        }
+    }
+
+    fn entry(&self, kind: EntryKind, base_offset: i64, end_offset: i64, leader_epoch: i32) -> Entry {
+        Entry { kind, id: self.id, ownership: self.ownership, base_offset, end_offset, leader_epoch, length: 0, crc: 0 }
+    }
+
+    /// Puts the oldest chunks into the journal once more, so that older files are not kept for them.
+    pub fn copy_forward(&self, journal: &Journal, chunk: &Chunk) {
+        let entry = self.entry(EntryKind::Append, chunk.base_offset, chunk.end_offset, -1);
+        journal.append(entry, &chunk.bytes, |_| {});
+    }
+
+    /// Chunks that only journal files before `file_sequence` hold.
+    pub fn chunks_before_file(&self, file_sequence: u64) -> Vec<Chunk> {
+        let undrained = self.tail.from(self.drained_end_offset);
+        undrained.filter(|chunk| chunk.file_sequence < file_sequence).cloned().collect()
+    }
+
+    /// An entry of this log has become durable in a journal file.
+    pub fn on_durable(&mut self, entry: &Entry, bytes: Bytes, file_sequence: u64) {
+        if entry.kind != EntryKind::Append {
+            return;
+        }
+        let chunk = Chunk { base_offset: entry.base_offset, end_offset: entry.end_offset, bytes, file_sequence };
+        if entry.base_offset < self.durable_end_offset {
+            self.tail.moved(chunk);
+        } else {
+            self.undrained_bytes += chunk.bytes.len();
+            self.tail.push(chunk);
+            self.durable_end_offset = entry.end_offset;
+        }
+    }
+
+    /// Takes over what recovery found behind the drained end: it goes into this start's journal, under an
+    /// ownership of its own, and counts as durable when that has it.
+    pub fn adopt(&mut self, journal: &Journal, entry: &Entry, bytes: &Bytes) {
+        for batch in batches(bytes) {
+            let batch = batch.expect("recovery hands on whole batches");
+            self.epochs.assign(batch.partition_leader_epoch(), batch.base_offset());
+            if !planted!(ForgetProducerState) {
+                self.producers.note(&batch, batch.base_offset());
+            }
+        }
+        let entry = self.entry(EntryKind::Append, entry.base_offset, entry.end_offset, entry.leader_epoch);
+        self.log_end_offset = entry.end_offset;
+        journal.append(entry, bytes, |_| {});
+    }
+
+    /// The ownership number of this start.
+    pub fn set_ownership(&mut self, ownership: u64) {
+        assert!(ownership > self.ownership, "an ownership number grows");
+        self.ownership = ownership;
+        self.dirty = true;
+    }
+
+    /// Marks offsets up to `end` as damaged: they lie at the log's end and belong to no record any more.
+    pub fn mark_damaged(&mut self, end: i64) {
+        if end > self.log_end_offset {
+            self.damaged.push((self.log_end_offset, end));
+            self.log_end_offset = end;
+            self.durable_end_offset = end;
+            self.dirty = true;
+        }
+    }
+
+    /// The end could not be proved: no produce from now on.
+    pub fn suspend(&mut self) {
+        self.suspended = true;
+        self.dirty = true;
+    }
+
+    /// An operator has accepted the loss: produce goes on from the end that is known.
+    pub fn accept_loss(&mut self) {
+        self.suspended = false;
+        self.dirty = true;
+    }
+
+    /// A write of batches that end at `end_offset` to the active segment is complete.
+    pub(super) fn on_drained(&mut self, chunks: &[Bytes], end_offset: i64, write: SegmentWrite) {
+        for chunk in chunks {
+            for batch in batches(chunk) {
+                let batch = batch.expect("a journal entry holds whole batches");
+                self.drained_producers.note(&batch, batch.base_offset());
+            }
+        }
+        self.undrained_bytes -= chunks.iter().map(Bytes::len).sum::<usize>();
+        let active = self.active.as_mut().expect("a write has its segment");
+        active.appended(chunks, write);
+        let segment = active.segment;
+        self.drained_end_offset = end_offset;
+        self.set_last_segment(segment);
+        self.dirty = true;
+    }
+
+    /// The active segment's files are sealed: the next bytes go to another one.
+    pub(super) fn seal_active(&mut self) {
+        let active = self.active.take().expect("a segment is being sealed");
+        self.set_last_segment(Segment { sealed: true, ..active.segment });
+    }
+
+    pub(super) fn set_last_segment(&mut self, segment: Segment) {
+        match self.segments.last_mut() {
+            Some(last) if last.base_offset == segment.base_offset => *last = segment,
+            _ => self.segments.push(segment),
+        }
+    }
+
+    /// What the checkpoint says of the log now.
+    pub(super) fn record(&self) -> LogRecord {
+        let snapshot_is_ahead = planted!(SnapshotHoldsCutOffBatch);
+        LogRecord {
+            id: self.id,
+            ownership: self.ownership,
+            log_start_offset: self.log_start_offset,
+            drained_end_offset: self.drained_end_offset,
+            segments: self.segments.clone(),
+            producers: if snapshot_is_ahead { self.producers.clone() } else { self.drained_producers.clone() },
+            epochs: self.epochs.before(self.drained_end_offset),
+            damaged: self.damaged.clone(),
+            suspended: self.suspended,
+        }
+    }
+
+    /// Lets go of cached chunks that end at or before `offset`, as far as they are drained.
+    pub fn evict_before(&mut self, offset: i64) {
+        self.tail.evict_before(offset.min(self.drained_end_offset));
+    }
+}

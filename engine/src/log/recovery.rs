@@ -1,0 +1,386 @@
+//! The way back after a crash: checkpoints, then journals; no scan of segments.
+//!
+//! A group that is bad is *corrupt* if something later of the same journal says that it had been synced, and
+//! *torn* otherwise. Nothing behind a torn group was ever acknowledged: it is left alone, and the next file's
+//! header cuts it off. The offsets of a corrupt group are known from the group behind it; they stay taken,
+//! and are answered CORRUPT_MESSAGE. Where two neighbours are lost, a partition whose end cannot be proved
+//! takes no produce until an operator accepts the loss. Everything that was read is flushed before it is
+//! believed: after a kill the data may sit in the device's cache alone.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use super::PartitionId;
+use super::checkpoint::{self, Contents};
+use super::group::{Entry, EntryKind, FILE_GROUPS_START, FileHeader, Group, Lineage};
+use super::journal::{JournalStart, file_number, lock};
+use super::partition_log::LogRecord;
+use crate::io::buffer::{BLOCK, Buffer, round_up};
+use crate::io::{Io, OpenMode};
+use crate::record::batch::batches;
+
+/// A log as it was found.
+#[derive(Debug)]
+pub struct RecoveredLog {
+    /// What the newest checkpoint says, with the journal's news of its start.
+    pub record: LogRecord,
+    /// What follows the drained end, in order.
+    pub pieces: Vec<Piece>,
+}
+
+/// A piece of a log behind its drained end.
+#[derive(Debug)]
+pub enum Piece {
+    /// Whole batches.
+    Bytes(Entry, Bytes),
+    /// Offsets up to this one are taken, but their records are destroyed.
+    Damaged(i64),
+}
+
+/// A journal as it was found.
+#[derive(Debug, Clone)]
+pub struct RecoveredJournal {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// Where it goes on.
+    pub start: JournalStart,
+    /// Its files that hold something of this start's replay: not to be used before all is taken over.
+    pub needed: Vec<String>,
+    /// Its files that hold nothing of worth.
+    pub free: Vec<String>,
+    /// The newest generation of its checkpoint.
+    pub generation: u64,
+    /// The number for the next file.
+    pub next_name: u32,
+}
+
+/// Everything that was found.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// Every partition of the checkpoints and journals, also of topics that are gone.
+    pub logs: BTreeMap<PartitionId, RecoveredLog>,
+    /// Journals by number.
+    pub journals: BTreeMap<usize, RecoveredJournal>,
+    /// Bytes read.
+    pub bytes_read: u64,
+    /// Groups found corrupt.
+    pub corrupt_groups: u64,
+}
+
+/// One thing that a journal says of a partition, with its place in the order of replay.
+struct Said {
+    ownership: u64,
+    base_offset: i64,
+    sequence: u64,
+    entry: Entry,
+    /// `None` if the group that held it is corrupt.
+    bytes: Option<Bytes>,
+}
+
+/// A journal's walk: what it accepted.
+#[derive(Default)]
+struct Walk {
+    groups: Vec<Group>,
+    /// Entries of corrupt groups, with their sequence.
+    lost: Vec<(u64, Entry)>,
+    /// Sequences of corrupt groups of which nothing is known.
+    unknown: Vec<u64>,
+    last_sequence: u64,
+    last_crc: u32,
+}
+
+struct JournalFile {
+    name: String,
+    header: FileHeader,
+    bytes: Bytes,
+}
+
+/// Reads every journal under `root`, whatever cores there are now.
+pub async fn recover(io: &Io, root: &Path, quarantine: &Path) -> io::Result<Recovered> {
+    let mut recovered = Recovered::default();
+    let mut said: BTreeMap<PartitionId, Vec<Said>> = BTreeMap::new();
+    let mut gaps: Vec<(PartitionId, u64)> = Vec::new();
+    let mut records: BTreeMap<PartitionId, LogRecord> = BTreeMap::new();
+    for entry in io.read_dir(root).await? {
+        let Some(number) = entry.name.parse::<usize>().ok().filter(|_| entry.is_dir) else { continue };
+        let dir = root.join(&entry.name);
+        let (contents, generation) = checkpoint::load(io, &dir).await?;
+        let (files, free, next_name) = read_files(io, &dir, &contents, &mut recovered.bytes_read).await?;
+        let walk = walk(io, &files, quarantine).await?;
+        recovered.corrupt_groups += (walk.lost.len() + walk.unknown.len()) as u64;
+        let start = journal_start(io, &contents, &files, &walk);
+        let needed = files.iter().map(|file| file.name.clone()).collect();
+        note_gaps(&contents, &walk, &mut gaps);
+        collect_records(contents, &mut records);
+        collect_entries(walk, &mut said);
+        recovered.journals.insert(number, RecoveredJournal { dir, start, needed, free, generation, next_name });
+    }
+    for id in said.keys() {
+        records.entry(*id).or_insert_with(|| LogRecord::new(*id));
+    }
+    for (id, record) in records {
+        let entries = said.remove(&id).unwrap_or_default();
+        let log = replay(record, entries, gaps.iter().filter(|gap| gap.0 == id).map(|gap| gap.1).max());
+        recovered.logs.insert(id, log);
+    }
+    Ok(recovered)
+}
+
+/// The files that the replay needs, in order, and the names of those that it does not.
+async fn read_files(io: &Io, dir: &Path, contents: &[Contents], bytes_read: &mut u64) -> io::Result<(Vec<JournalFile>, Vec<String>, u32)> {
+    let needed_from = contents.iter().map(|contents| contents.start.file_sequence).min().unwrap_or(0);
+    let journal = contents.first().map(|contents| contents.start.journal);
+    let (mut files, mut free, mut next_name) = (Vec::new(), Vec::new(), 0);
+    for entry in io.read_dir(dir).await? {
+        let Some(number) = file_number(&entry.name) else { continue };
+        next_name = next_name.max(number + 1);
+        let file = io.open(&dir.join(&entry.name), OpenMode::ReadWrite).await?;
+        lock(io, &file).await?;
+        let len = file.len().await? as usize;
+        let head = file.read_at(0, (FILE_GROUPS_START as usize + (1 << 20)).min(round_up(len))).await?.freeze();
+        *bytes_read += head.len() as u64;
+        let header = header_of(&head).filter(|header| journal.is_none_or(|journal| journal == header.lineage.journal));
+        let Some(header) = header.filter(|header| header.lineage.file_sequence >= needed_from) else {
+            free.push(entry.name);
+            continue;
+        };
+        let bytes = file.read_at(0, round_up(len)).await?.freeze();
+        *bytes_read += bytes.len() as u64;
+        if !planted!(ServeBeforeRecoveryFlush) {
+            file.sync().await?;
+        }
+        files.push(JournalFile { name: entry.name, header, bytes });
+    }
+    files.sort_by_key(|file| file.header.lineage.file_sequence);
+    let first = files.first().map(|file| file.header.lineage.file_sequence);
+    if let (Some(first), true) = (first, needed_from > 0)
+        && first > needed_from
+    {
+        let what = format!("the journal in {} lacks file {needed_from}, from which the checkpoint replays; the first found is {first}", dir.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+    Ok((files, free, next_name))
+}
+
+/// The file's header, or what its first group says if both copies are lost.
+fn header_of(head: &Bytes) -> Option<FileHeader> {
+    FileHeader::parse(head).or_else(|| {
+        let first = Group::parse_any(&head.slice(head.len().min(FILE_GROUPS_START as usize)..)).ok()?;
+        let place = first.place;
+        Some(FileHeader { lineage: place.lineage, last_sequence: place.sequence - 1, last_crc: place.previous_crc, synced_up_to: place.synced_up_to })
+    })
+}
+
+async fn walk(io: &Io, files: &[JournalFile], quarantine: &Path) -> io::Result<Walk> {
+    let mut walk = Walk::default();
+    for (index, file) in files.iter().enumerate() {
+        if index == 0 {
+            (walk.last_sequence, walk.last_crc) = (file.header.last_sequence, file.header.last_crc);
+        } else if !walk.enters(&file.header, &files[index..]) {
+            break;
+        }
+        if let Some(position) = walk.read_file(file, &files[index + 1..]) {
+            keep_aside(io, file, position, quarantine).await?;
+        }
+    }
+    Ok(walk)
+}
+
+impl Walk {
+    /// Goes on to the next file; false if what lies between shows that it was never acknowledged.
+    fn enters(&mut self, header: &FileHeader, files: &[JournalFile]) -> bool {
+        if header.last_sequence < self.last_sequence {
+            // An earlier recovery accepted no further than this.
+            self.groups.retain(|group| group.place.sequence <= header.last_sequence);
+            self.lost.retain(|(sequence, _)| *sequence <= header.last_sequence);
+        } else if header.last_sequence > self.last_sequence {
+            if evidence(files).max(header.synced_up_to) <= self.last_sequence {
+                return false;
+            }
+            // The last groups of the file before are corrupt: the first group here may know of the last.
+            let first = files[0].bytes.slice(FILE_GROUPS_START as usize..);
+            self.lose(self.last_sequence + 1, Group::parse(&first, header.lineage).ok().as_ref(), header.last_sequence + 1);
+        }
+        (self.last_sequence, self.last_crc) = (header.last_sequence, header.last_crc);
+        true
+    }
+
+    /// Accepts the groups of a file. Gives the position of a group that was begun and is neither whole nor
+    /// proved to have been synced.
+    fn read_file(&mut self, file: &JournalFile, later: &[JournalFile]) -> Option<u64> {
+        let lineage = file.header.lineage;
+        let mut position = FILE_GROUPS_START as usize;
+        while position < file.bytes.len() {
+            let here = file.bytes.slice(position..);
+            let parsed = if planted!(NoIncarnationGuard) { Group::parse_any(&here) } else { Group::parse(&here, lineage) };
+            match parsed {
+                Ok(group) if self.follows(&group) => {
+                    position += group.bytes.len();
+                    self.accept(group);
+                }
+                _ => {
+                    let next = next_group(file, position + BLOCK, lineage, self.last_sequence + 1);
+                    let proof = later_evidence(file, position, lineage).max(evidence(later));
+                    let corrupt = proof > self.last_sequence && !planted!(TruncateAtCorruptMiddle);
+                    match next.filter(|_| corrupt) {
+                        Some((at, group)) => {
+                            self.lose(self.last_sequence + 1, Some(&group), group.place.sequence);
+                            position = at + group.bytes.len();
+                            self.accept(group);
+                        }
+                        None => return (Group::was_begun(&here, lineage) && !corrupt).then_some(position as u64),
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    fn follows(&self, group: &Group) -> bool {
+        planted!(NoIncarnationGuard) || (group.place.sequence == self.last_sequence + 1 && group.place.previous_crc == self.last_crc)
+    }
+
+    fn accept(&mut self, group: Group) {
+        (self.last_sequence, self.last_crc) = (group.place.sequence, group.crc);
+        self.groups.push(group);
+    }
+
+    /// The groups from `from` up to `next` are corrupt; `witness` is the first whole one behind them.
+    fn lose(&mut self, from: u64, witness: Option<&Group>, next: u64) {
+        let witness = witness.filter(|group| group.place.sequence == next);
+        tracing::error!(from, next, "journal groups that had been synced are corrupt");
+        for sequence in from..next {
+            match witness.filter(|_| sequence + 1 == next) {
+                Some(_) if planted!(IgnorePreviousDirectory) => {}
+                Some(group) => self.lost.extend(group.previous.iter().map(|entry| (sequence, *entry))),
+                None => self.unknown.push(sequence),
+            }
+        }
+    }
+}
+
+/// The first whole group of the lineage at or behind `position` whose sequence is above `sequence`.
+fn next_group(file: &JournalFile, position: usize, lineage: Lineage, sequence: u64) -> Option<(usize, Group)> {
+    groups_behind(file, position, lineage).find(|(_, group)| group.place.sequence > sequence)
+}
+
+fn groups_behind(file: &JournalFile, position: usize, lineage: Lineage) -> impl Iterator<Item = (usize, Group)> + '_ {
+    let blocks = (position..file.bytes.len()).step_by(BLOCK);
+    blocks.filter_map(move |at| Group::parse(&file.bytes.slice(at..), lineage).ok().map(|group| (at, group)))
+}
+
+/// Up to which group the whole groups behind `position` say that the journal was synced.
+fn later_evidence(file: &JournalFile, position: usize, lineage: Lineage) -> u64 {
+    groups_behind(file, position + BLOCK, lineage).map(|(_, group)| group.place.synced_up_to).max().unwrap_or(0)
+}
+
+/// Up to which group these files say that the journal was synced.
+fn evidence(files: &[JournalFile]) -> u64 {
+    let of = |file: &JournalFile| later_evidence(file, FILE_GROUPS_START as usize - BLOCK, file.header.lineage).max(file.header.synced_up_to);
+    files.iter().map(of).max().unwrap_or(0)
+}
+
+/// An ambiguous tail is kept, not used: the very last group, if it had been synced, cannot prove it.
+async fn keep_aside(io: &Io, file: &JournalFile, position: u64, quarantine: &Path) -> io::Result<()> {
+    let rest = &file.bytes[position as usize..];
+    let len = rest.len().min(crate::limits::GROUP_BYTES + (64 << 10));
+    let name = format!("{}-{}-{position}", file.header.lineage.file_sequence, file.name);
+    let kept = io.open(&quarantine.join(name), OpenMode::Create).await?;
+    let mut copy = Buffer::copy_of(&rest[..len]);
+    copy.pad_to_block();
+    kept.write_at(0, copy.freeze()).await?;
+    kept.sync().await?;
+    io.sync_dir(quarantine).await
+}
+
+fn journal_start(io: &Io, contents: &[Contents], files: &[JournalFile], walk: &Walk) -> JournalStart {
+    let checkpointed = contents.iter().map(|contents| contents.start);
+    let newest = files.iter().map(|file| file.header.lineage.file_sequence);
+    let known = checkpointed.clone().map(|start| start.journal).next().or(files.first().map(|file| file.header.lineage.journal));
+    let mut fresh = [0; 16];
+    fresh[..8].copy_from_slice(&io.random_u64().to_le_bytes());
+    fresh[8..].copy_from_slice(&io.random_u64().to_le_bytes());
+    // A clean stop leaves no file to replay: numbering goes on from what the checkpoint says.
+    let next_file = newest.map(|sequence| sequence + 1).chain(checkpointed.clone().map(|start| start.file_sequence)).max().unwrap_or(1);
+    let checkpointed_sequence = checkpointed.map(|start| start.last_sequence).max().unwrap_or(0);
+    let (last_sequence, last_crc) = if files.is_empty() { (checkpointed_sequence, 0) } else { (walk.last_sequence, walk.last_crc) };
+    JournalStart { journal: known.unwrap_or(fresh), file_sequence: next_file, last_sequence, last_crc }
+}
+
+/// Partitions that may have had entries in groups of which nothing is known.
+fn note_gaps(contents: &[Contents], walk: &Walk, gaps: &mut Vec<(PartitionId, u64)>) {
+    let Some(last_unknown) = walk.unknown.iter().max() else { return };
+    let entries = walk.groups.iter().flat_map(|group| &group.entries).map(|entry| entry.id);
+    let mut ids: Vec<_> = contents.iter().flat_map(|contents| contents.logs.keys().copied()).chain(entries).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    gaps.extend(ids.into_iter().map(|id| (id, *last_unknown)));
+}
+
+/// The record with the highest ownership counts; of one ownership, the newest (they come newest first).
+fn collect_records(contents: Vec<Contents>, records: &mut BTreeMap<PartitionId, LogRecord>) {
+    for (id, record) in contents.into_iter().flat_map(|contents| contents.logs) {
+        match records.get(&id) {
+            Some(known) if known.ownership >= record.ownership => {}
+            _ => drop(records.insert(id, record)),
+        }
+    }
+}
+
+fn collect_entries(walk: Walk, said: &mut BTreeMap<PartitionId, Vec<Said>>) {
+    let mut add = |sequence, entry: &Entry, bytes| {
+        let list = said.entry(entry.id).or_default();
+        list.push(Said { ownership: entry.ownership, base_offset: entry.base_offset, sequence, entry: *entry, bytes });
+    };
+    for group in &walk.groups {
+        group.payloads().for_each(|(entry, bytes)| add(group.place.sequence, entry, Some(bytes)));
+    }
+    walk.lost.iter().for_each(|(sequence, entry)| add(*sequence, entry, None));
+}
+
+/// Applies what the journals say to what the checkpoint knows. Idempotent: what lies at or below the end
+/// already reached is skipped.
+fn replay(mut record: LogRecord, mut entries: Vec<Said>, gap: Option<u64>) -> RecoveredLog {
+    entries.retain(|said| said.ownership >= record.ownership);
+    // Of one offset the whole copy comes first, so that a corrupt one is skipped where another is whole.
+    entries.sort_by_key(|said| (said.ownership, said.base_offset, said.bytes.is_none(), said.sequence));
+    let proved = gap.is_none_or(|gap| entries.iter().any(|said| said.sequence > gap));
+    let mut end = record.drained_end_offset.max(record.damaged.last().map_or(0, |range| range.1));
+    let mut pieces = Vec::new();
+    for said in entries {
+        record.ownership = record.ownership.max(said.ownership);
+        if said.entry.kind == EntryKind::LogStart {
+            record.log_start_offset = record.log_start_offset.max(said.base_offset);
+            continue;
+        }
+        if said.entry.end_offset <= end {
+            continue;
+        }
+        if said.base_offset > end {
+            tracing::error!(partition = %record.id, from = end, to = said.base_offset, "records are lost to damage");
+            pieces.push(Piece::Damaged(said.base_offset));
+            end = said.base_offset;
+        }
+        let reached = std::mem::replace(&mut end, said.entry.end_offset);
+        pieces.push(match said.bytes {
+            Some(bytes) => {
+                let rest = behind(&bytes, reached);
+                Piece::Bytes(Entry { base_offset: reached, ..said.entry }, rest)
+            }
+            None => Piece::Damaged(end),
+        });
+    }
+    record.log_start_offset = record.log_start_offset.min(end);
+    record.suspended |= !proved;
+    RecoveredLog { record, pieces }
+}
+
+/// The batches from `offset` on.
+fn behind(bytes: &Bytes, offset: i64) -> Bytes {
+    let before = |batch: &Result<crate::record::BatchView<'_>, _>| matches!(batch, Ok(batch) if batch.last_offset() < offset);
+    let skipped: usize = batches(bytes).take_while(before).flatten().map(|batch| batch.total_size()).sum();
+    bytes.slice(skipped..)
+}

@@ -1,0 +1,116 @@
+//! ApiVersions: what is served; and SaslHandshake, which without SASL is only refused.
+
+use engine::protocol::messages::api_versions::{
+    ApiVersion, ApiVersionsRequest, ApiVersionsResponse, FinalizedFeatureKey, SupportedFeatureKey,
+};
+use engine::protocol::messages::sasl_handshake::{SaslHandshakeRequest, SaslHandshakeResponse};
+use engine::protocol::{ApiKey, ErrorCode, Str};
+
+use crate::broker::Broker;
+use crate::dispatch::{Answer, Call, Refusal, SERVED};
+
+/// A feature of the cluster and its levels; it stands here once its APIs are served.
+struct Feature {
+    name: &'static str,
+    supported: (i16, i16),
+    /// The level in force; 0 is not told.
+    finalized: i16,
+}
+
+const FEATURES: [Feature; 2] = [
+    Feature { name: "kraft.version", supported: (0, 1), finalized: 0 },
+    // 7 is 3.3-IV3, 27 is 4.1-IV1.
+    Feature { name: "metadata.version", supported: (7, 27), finalized: 27 },
+];
+
+/// From this version on a feature may be supported from level 0 (KAFKA-17011): older clients take that for an
+/// error.
+const TELLS_LEVEL_ZERO: i16 = 4;
+
+/// Tells what is served. A version that is not known is answered in version 0, with its body unread.
+///
+/// # Errors
+/// If the request cannot be read.
+pub fn api_versions(broker: &Broker, call: &Call) -> Result<Answer, Refusal> {
+    if !ApiKey::ApiVersions.versions().contains(&call.version) {
+        let api_keys = vec![listed(ApiKey::ApiVersions)];
+        let error_code = ErrorCode::UnsupportedVersion.code();
+        return call.answer_in(&ApiVersionsResponse { error_code, api_keys, ..Default::default() }, 0);
+    }
+    let request: ApiVersionsRequest<'_> = call.decode()?;
+    let names = [&request.client_software_name, &request.client_software_version];
+    if call.version >= 3 && !names.iter().all(|name| is_software_name(name)) {
+        let error_code = ErrorCode::InvalidRequest.code();
+        return call.answer(&ApiVersionsResponse { error_code, ..Default::default() });
+    }
+    call.answer(&ApiVersionsResponse {
+        api_keys: SERVED.iter().copied().map(listed).collect(),
+        supported_features: supported_features(call.version),
+        finalized_features_epoch: broker.image().offset.max(0),
+        finalized_features: finalized_features(),
+        ..Default::default()
+    })
+}
+
+fn listed(api: ApiKey) -> ApiVersion {
+    let versions = api.advertised_versions();
+    ApiVersion { api_key: api.code(), min_version: *versions.start(), max_version: *versions.end() }
+}
+
+fn supported_features(version: i16) -> Vec<SupportedFeatureKey<'static>> {
+    let told = FEATURES.iter().filter(|feature| version >= TELLS_LEVEL_ZERO || feature.supported.0 > 0);
+    let key = |feature: &Feature| {
+        let (min_version, max_version) = feature.supported;
+        SupportedFeatureKey { name: Str::Borrowed(feature.name), min_version, max_version }
+    };
+    told.map(key).collect()
+}
+
+fn finalized_features() -> Vec<FinalizedFeatureKey<'static>> {
+    let told = FEATURES.iter().filter(|feature| feature.finalized > 0);
+    let key = |feature: &Feature| FinalizedFeatureKey {
+        name: Str::Borrowed(feature.name),
+        max_version_level: feature.finalized,
+        min_version_level: feature.finalized,
+    };
+    told.map(key).collect()
+}
+
+/// Letters and digits, with `-` and `.` between them (KIP-511).
+fn is_software_name(name: &str) -> bool {
+    let inner = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    let outer = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    name.chars().all(inner) && outer(name.chars().next()) && outer(name.chars().next_back())
+}
+
+/// Refuses: this listener has no SASL.
+///
+/// # Errors
+/// If the request cannot be read.
+pub fn sasl_handshake(call: &Call) -> Result<Answer, Refusal> {
+    let _: SaslHandshakeRequest<'_> = call.decode()?;
+    call.answer(&SaslHandshakeResponse { error_code: ErrorCode::IllegalSaslState.code(), ..Default::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn software_names_follow_kip_511() {
+        for good in ["a", "apache-kafka-java", "4.1.0", "x.y-z1"] {
+            assert!(is_software_name(good), "{good}");
+        }
+        for bad in ["", "-a", "a-", ".", "a b", "a_b", "ä"] {
+            assert!(!is_software_name(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_listed_is_sorted_and_old_clients_see_no_level_zero() {
+        assert!(SERVED.is_sorted());
+        let names = |version| supported_features(version).iter().map(|key| key.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(3), ["metadata.version"]);
+        assert_eq!(names(4), ["kraft.version", "metadata.version"]);
+    }
+}

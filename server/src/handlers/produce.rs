@@ -1,0 +1,254 @@
+//! Produce: batches to their shards, and what became of them.
+//!
+//! [`start`] has sent every batch to its shard when it returns, so that the order of a connection's requests
+//! is the order in which they enter their partitions. What is in a batch is for the shard to check.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use engine::io::local::Receiver;
+use engine::protocol::messages::produce::{
+    BatchIndexAndErrorMessage, LeaderIdAndEpoch, PartitionProduceResponse, ProduceRequest, ProduceResponse,
+    TopicProduceData, TopicProduceResponse,
+};
+use engine::protocol::{ErrorCode, Records, Str, Uuid};
+use engine::record::{BatchView, batches};
+use engine::shard::message::{PartitionId, Produce, ProducePart, Produced, Reply, Request};
+
+use super::route::{self, Fan, Leaders};
+use crate::broker::Broker;
+use crate::dispatch::{Answer, Call, Pending, Refusal};
+
+/// The client id under which Kafka's own tools may write internal topics.
+const ADMIN_CLIENT: &str = "__admin_client";
+
+/// From this version on the answer says who leads (KIP-951).
+const NAMES_LEADERS: i16 = 10;
+
+/// A Produce whose batches are on their way.
+pub struct UnderWay {
+    broker: Rc<Broker>,
+    call: Call,
+    acks: i16,
+    topics: Vec<TopicParts>,
+    outcomes: Vec<Outcome>,
+    waiting: Vec<(Receiver<Reply>, Vec<usize>)>,
+}
+
+/// A topic of the request; its partitions are those that follow the ones of the topic before it.
+struct TopicParts {
+    name: Bytes,
+    id: Uuid,
+    partitions: usize,
+}
+
+struct Outcome {
+    partition: i32,
+    id: Option<PartitionId>,
+    produced: Produced,
+}
+
+/// Sends the batches of a request to their shards.
+///
+/// # Errors
+/// If the request cannot be read.
+pub fn start(broker: &Rc<Broker>, call: Call) -> Result<Pending, Refusal> {
+    let request: ProduceRequest<'_> = call.decode()?;
+    let acks = request.acks;
+    let mut fan = Fan::new(broker);
+    let (mut topics, mut outcomes) = (Vec::new(), Vec::new());
+    let checks = Checks::new(broker, &call, &request);
+    for topic in &request.topic_data {
+        let (name, partitions) = (call.share(topic.name.as_bytes()), topic.partition_data.len());
+        topics.push(TopicParts { name, id: topic.topic_id, partitions });
+        for data in &topic.partition_data {
+            let records = data.records.as_ref().map_or(&[][..], bytes_of);
+            let id = checks.partition(topic, data.index, records);
+            let error = id.err().unwrap_or(ErrorCode::None);
+            if let Ok(id) = id {
+                fan.add(id, outcomes.len(), ProducePart { id, records: call.share(records) });
+            }
+            outcomes.push(Outcome { partition: data.index, id: id.ok(), produced: unappended(error) });
+        }
+    }
+    let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
+    let deadline = broker.io().now() + timeout;
+    let send = |group: route::Group<ProducePart>| {
+        let produce = Produce { acks, version: call.version, deadline, parts: group.parts };
+        (broker.core.request(group.shard, Request::Produce(produce)), group.places)
+    };
+    let waiting = fan.into_groups().into_iter().map(send).collect();
+    drop((checks, request));
+    Ok(Pending::Produce(UnderWay { broker: broker.clone(), call, acks, topics, outcomes, waiting }))
+}
+
+/// The bytes that a decoded field borrows from the frame.
+fn bytes_of<'a>(records: &'a Records<'_>) -> &'a [u8] {
+    records.slices().next().expect("decoded records are one slice")
+}
+
+fn unappended(error: ErrorCode) -> Produced {
+    Produced {
+        error,
+        base_offset: -1,
+        log_append_time_ms: -1,
+        log_start_offset: -1,
+        record_errors: Vec::new(),
+        error_message: None,
+    }
+}
+
+/// What is checked before a batch is sent to its shard.
+struct Checks<'b> {
+    broker: &'b Broker,
+    image: std::sync::Arc<engine::controller::image::MetadataImage>,
+    whole: Result<(), ErrorCode>,
+    may_write_internal: bool,
+    duplicates: BTreeSet<(Uuid, String, i32)>,
+}
+
+impl<'b> Checks<'b> {
+    fn new(broker: &'b Broker, call: &Call, request: &ProduceRequest<'_>) -> Checks<'b> {
+        Checks {
+            broker,
+            image: broker.image(),
+            whole: check_whole(request),
+            may_write_internal: call.client_id() == ADMIN_CLIENT,
+            duplicates: duplicates(request),
+        }
+    }
+
+    fn partition(
+        &self,
+        topic: &TopicProduceData<'_>,
+        partition: i32,
+        records: &[u8],
+    ) -> Result<PartitionId, ErrorCode> {
+        self.whole?;
+        if route::is_internal(&topic.name) && !self.may_write_internal {
+            return Err(ErrorCode::InvalidTopicException);
+        }
+        let found = route::find_topic(&self.image, &topic.name, topic.topic_id)?;
+        if route::is_internal(&found.name) && !self.may_write_internal {
+            return Err(ErrorCode::InvalidTopicException);
+        }
+        if !self.duplicates.is_empty() && self.duplicates.contains(&(topic.topic_id, topic.name.to_string(), partition))
+        {
+            return Err(ErrorCode::InvalidRequest);
+        }
+        let id = route::find_partition(self.broker, found, partition)?;
+        // No producer has a transaction open while there is no coordinator to open one.
+        if is_transactional(records) {
+            return Err(ErrorCode::InvalidProducerIdMapping);
+        }
+        Ok(id)
+    }
+}
+
+/// What refuses all partitions of a request alike.
+fn check_whole(request: &ProduceRequest<'_>) -> Result<(), ErrorCode> {
+    if !(-1..=1).contains(&request.acks) {
+        return Err(ErrorCode::InvalidRequiredAcks);
+    }
+    let all = request.topic_data.iter().flat_map(|topic| &topic.partition_data);
+    let transactional =
+        || all.filter_map(|data| data.records.as_ref()).any(|records| is_transactional(bytes_of(records)));
+    if request.transactional_id.is_none() && transactional() {
+        return Err(ErrorCode::TransactionalIdAuthorizationFailed);
+    }
+    Ok(())
+}
+
+fn is_transactional(records: &[u8]) -> bool {
+    batches(records).map_while(Result::ok).any(|batch: BatchView<'_>| batch.attributes().is_transactional())
+}
+
+/// Partitions that the request names more than once. Of their batches none can be said to come first.
+fn duplicates(request: &ProduceRequest<'_>) -> BTreeSet<(Uuid, String, i32)> {
+    let one = matches!(&request.topic_data[..], [topic] if topic.partition_data.len() == 1);
+    let mut seen = BTreeSet::new();
+    if one {
+        return seen;
+    }
+    let mut twice = BTreeSet::new();
+    for topic in &request.topic_data {
+        for data in &topic.partition_data {
+            let key = (topic.topic_id, topic.name.to_string(), data.index);
+            if !seen.insert(key.clone()) {
+                twice.insert(key);
+            }
+        }
+    }
+    twice
+}
+
+impl UnderWay {
+    /// The answer, when every shard has answered. The future may be dropped and asked for again.
+    pub async fn answer(&mut self) -> Answer {
+        while let Some((receiver, places)) = self.waiting.last_mut() {
+            let Some(Reply::Produce(produced)) = receiver.await else { return Answer::hang_up() };
+            assert_eq!(produced.len(), places.len(), "a shard answers each part");
+            for (place, produced) in places.iter().zip(produced) {
+                self.outcomes[*place].produced = produced;
+            }
+            self.waiting.pop();
+        }
+        match self.acks {
+            0 => self.silence(),
+            _ => self.call.answer(&self.response(&mut Leaders::new(&self.broker))).unwrap_or_else(|error| {
+                tracing::error!(%error, "a Produce could not be answered");
+                Answer::hang_up()
+            }),
+        }
+    }
+
+    /// acks=0 asks for no answer; that something went wrong is told by closing the connection.
+    fn silence(&self) -> Answer {
+        match self.outcomes.iter().find(|outcome| outcome.produced.error != ErrorCode::None) {
+            None => Answer::nothing(),
+            Some(outcome) => {
+                tracing::debug!(error = outcome.produced.error.name(), "a Produce with acks=0 failed");
+                Answer::hang_up()
+            }
+        }
+    }
+
+    fn response<'a>(&'a self, leaders: &'a mut Leaders<'_>) -> ProduceResponse<'a> {
+        let mut outcomes = self.outcomes.iter();
+        let mut responses = Vec::with_capacity(self.topics.len());
+        for topic in &self.topics {
+            let of_topic = outcomes.by_ref().take(topic.partitions);
+            let partition_responses = of_topic.map(|outcome| self.partition_response(outcome, leaders)).collect();
+            let name = std::str::from_utf8(&topic.name).expect("the request was decoded from it");
+            responses.push(TopicProduceResponse { name: Str::Borrowed(name), topic_id: topic.id, partition_responses });
+        }
+        ProduceResponse { responses, node_endpoints: leaders.produce_endpoints(), ..Default::default() }
+    }
+
+    fn partition_response<'a>(&self, outcome: &'a Outcome, leaders: &mut Leaders<'_>) -> PartitionProduceResponse<'a> {
+        let produced = &outcome.produced;
+        let record_error = |(batch_index, message): &'a (i32, Option<String>)| BatchIndexAndErrorMessage {
+            batch_index: *batch_index,
+            batch_index_error_message: message.as_deref().map(Str::Borrowed),
+        };
+        let mut response = PartitionProduceResponse {
+            index: outcome.partition,
+            error_code: produced.error.code(),
+            base_offset: produced.base_offset,
+            log_append_time_ms: produced.log_append_time_ms,
+            log_start_offset: produced.log_start_offset,
+            record_errors: produced.record_errors.iter().map(record_error).collect(),
+            error_message: produced.error_message.as_deref().map(Str::Borrowed),
+            ..Default::default()
+        };
+        let moved = produced.error == ErrorCode::NotLeaderOrFollower && self.call.version >= NAMES_LEADERS;
+        if let Some(id) = outcome.id.filter(|_| moved)
+            && let Some((leader_id, leader_epoch)) = leaders.name(id)
+        {
+            response.current_leader = LeaderIdAndEpoch { leader_id, leader_epoch };
+        }
+        response
+    }
+}

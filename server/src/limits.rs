@@ -1,0 +1,51 @@
+//! What bounds a connection and a core's memory, each with its reason.
+//!
+//! The invariant: whatever clients do, a core holds no more than its budgets and these bounds allow.
+
+use std::time::Duration;
+
+/// Requests that a connection may have started and not answered. Java's clients keep 5, librdkafka far more
+/// if told to; beyond some dozens nothing gets faster.
+pub const REQUESTS_IN_FLIGHT: usize = 64;
+
+/// Bytes of requests that a connection may have started and not answered, unless a single one is larger.
+pub const REQUEST_BYTES_IN_FLIGHT: usize = 16 << 20;
+
+/// Fetches that a connection may have in flight: each may answer with `fetch.max.bytes`.
+pub const FETCHES_IN_FLIGHT: usize = 4;
+
+/// The smallest and the largest piece that is read at a time; it doubles while reads fill it. The smallest is
+/// what an idle connection costs.
+pub const READ_BYTES: std::ops::RangeInclusive<usize> = 4 << 10..=256 << 10;
+
+/// Bytes written at a time: the unit in which [`WRITE_STALL`] sees progress.
+pub const WRITE_BYTES: usize = 1 << 20;
+
+/// Answers that are ready go out together up to this many bytes.
+pub const WRITE_BATCH_BYTES: usize = 256 << 10;
+
+/// How long a peer may take to accept [`WRITE_BYTES`] before its connection is closed: it holds answers in
+/// memory that others wait for.
+pub const WRITE_STALL: Duration = Duration::from_secs(30);
+
+/// How long a peer may pause inside a request, whose memory is reserved, before its connection is closed.
+pub const BODY_STALL: Duration = Duration::from_secs(60);
+
+/// How often connections are looked at for idleness and stalls.
+pub const JANITOR_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long the acceptor pauses when `max.connections` are open, or when accepting fails (for want of file
+/// descriptors, say).
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The share of a core's memory for requests being read and served, and for answers on their way, each.
+pub const BUDGET_SHARE: u64 = 4;
+
+/// The least budget of a core, so that a default batch and its answer fit whatever `--memory` says.
+pub const LEAST_BUDGET: u64 = 4 << 20;
+
+/// Producer ids that a core takes from the controller at a time, as in Kafka.
+pub const PRODUCER_ID_BLOCK: i32 = 1000;
+
+/// A fetch session unused for this long gives way to any other, as in Kafka.
+pub const FETCH_SESSION_EVICTION: Duration = Duration::from_secs(120);

@@ -1,0 +1,83 @@
+//! Accepts connections on core 0 and deals them out to the shards' cores in turn.
+//!
+//! The invariant: a connection is counted from its acceptance until its end, and no more than
+//! `max.connections` are; further ones wait in the kernel's queue. It reads nothing from them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+
+use engine::io::{Class, Listener, Stream};
+
+use crate::broker::{Broker, StartError};
+use crate::limits;
+
+/// Listens, and accepts from then on until the node stops; gives the address.
+///
+/// # Errors
+/// The sentence that says why it cannot listen there.
+pub async fn listen(broker: Rc<Broker>) -> Result<SocketAddr, StartError> {
+    let address = broker.config.listen;
+    let listener =
+        broker.io().listen(address).await.map_err(|error| StartError::Listen(cannot_listen(address, &error)))?;
+    let bound = listener.local_address();
+    broker.config.shared.port.store(bound.port(), Ordering::Relaxed);
+    broker.io().spawn(Class::Foreground, accept(broker.clone(), listener));
+    Ok(bound)
+}
+
+fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            "Port {} of {} is in use by another process; stop that one, or choose another with --listen.",
+            address.port(),
+            address.ip()
+        ),
+        io::ErrorKind::AddrNotAvailable => {
+            format!("{} is not an address of this machine; choose another with --listen.", address.ip())
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!("This process may not listen on port {}; choose one from 1024 on with --listen.", address.port())
+        }
+        _ => format!("Cannot listen on {address}: {error}."),
+    }
+}
+
+async fn accept(broker: Rc<Broker>, listener: Listener) {
+    let mut next = 0;
+    while !broker.is_stopping() {
+        wait_for_room(&broker).await;
+        let accepted = futures_lite::future::or(async { Some(listener.accept().await) }, async {
+            broker.stopping.rung_since(0).await;
+            None
+        });
+        match accepted.await {
+            None => return,
+            Some(Ok((stream, peer))) => {
+                deal(&broker, next, stream, peer);
+                next = (next + 1) % broker.core.shards();
+            }
+            Some(Err(error)) => {
+                tracing::warn!(%error, "cannot accept connections");
+                broker.io().sleep(limits::ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn wait_for_room(broker: &Broker) {
+    let full = || broker.config.shared.connections.load(Ordering::Relaxed) >= broker.max_connections();
+    if full() {
+        tracing::warn!(max_connections = broker.max_connections(), "all connections are in use, new ones wait");
+    }
+    while full() && !broker.is_stopping() {
+        broker.io().sleep(limits::ACCEPT_PAUSE).await;
+    }
+}
+
+fn deal(broker: &Broker, core: usize, stream: Stream, peer: SocketAddr) {
+    let stream = stream.detach().expect("nobody else has the stream yet");
+    broker.config.shared.connections.fetch_add(1, Ordering::Relaxed);
+    broker.core.hand_over(core, stream, peer);
+}

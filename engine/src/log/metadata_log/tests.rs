@@ -65,7 +65,7 @@ async fn work(io: Io, acknowledged: Rc<RefCell<Vec<u64>>>) {
         }
         all.push(next);
         acknowledged.borrow_mut().push(next);
-        if io.random_u64() % 8 == 0 {
+        if io.random_u64().is_multiple_of(8) {
             let snapshot = all.iter().map(|number| (1, payload(*number))).collect();
             if log.compact(0, snapshot).await.is_err() && log.has_failed() {
                 return;

@@ -26,7 +26,7 @@ pub use image::MetadataImage;
 pub use records::MetadataRecord;
 pub use request::{
     ConfigChange, ConfigResource, ControllerReply, ControllerRequest, CreatedTopic, DeletedTopic, NewPartitions,
-    NewTopic, NewTopicState, ProducerIds, Refusal, TopicName,
+    NewTopic, NewTopicState, ProducerIds, Refusal, Setting, TopicName,
 };
 
 use image::ApplyError;

@@ -25,5 +25,4 @@ pub mod log;
 pub mod planted;
 pub mod protocol;
 pub mod record;
-pub mod replication;
 pub mod shard;

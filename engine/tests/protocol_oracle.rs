@@ -6,8 +6,10 @@
 //! schema too: a field at fault in the schema shows in the other codec's bytes, and a field that
 //! reader or writer forgets shows in the comparison with the original.
 
+use bytes::{Bytes, BytesMut};
 use engine::protocol::{Blob, Records, Str, Uuid};
 use engine::protocol::{DecodeError, Decoder, Encoder, Message, Request};
+use kafka_protocol::messages::ApiKey as OracleKey;
 
 include!(concat!(env!("OUT_DIR"), "/arbitrary.rs"));
 
@@ -123,34 +125,38 @@ macro_rules! round_trip {
         let bytes = e
             .finish_contiguous()
             .unwrap_or_else(|e| panic!("{}: {e}", $case));
-        let mut d = Decoder::new(&bytes);
-        let again = $type::decode(&mut d, $version).unwrap_or_else(|e| panic!("{}: {e}", $case));
-        assert_eq!(d.finish(), Ok(()), "{}", $case);
-        assert_eq!(again, $message, "{}", $case);
-        drop(again);
+        {
+            let mut d = Decoder::new(&bytes);
+            let again = $type::decode(&mut d, $version);
+            assert_eq!(again.as_ref(), Ok(&$message), "{}", $case);
+            assert_eq!(d.finish(), Ok(()), "{}", $case);
+        }
         bytes
     }};
 }
 
-/// The oracle's bytes for a message that the oracle has read from ours.
 macro_rules! through_oracle {
-    ($kind:ident, $api:ident, $bytes:expr, $version:expr, $case:expr) => {{
-        use kafka_protocol::messages::{ApiKey, $kind};
-        let mut input = $bytes.clone();
-        let message = $kind::decode(ApiKey::$api, &mut input, $version)
-            .unwrap_or_else(|e| panic!("{}: the oracle cannot read it: {e:#}", $case));
-        assert!(
-            input.is_empty(),
-            "{}: the oracle leaves {} bytes",
-            $case,
-            input.len()
-        );
-        let mut output = bytes::BytesMut::new();
-        let written = message.encode(&mut output, $version);
-        written.unwrap_or_else(|e| panic!("{}: the oracle cannot write it: {e:#}", $case));
-        output.freeze()
-    }};
+    ($name:ident, $kind:ident) => {
+        /// The oracle's bytes for a message that the oracle has read from ours.
+        fn $name(api: OracleKey, ours: &Bytes, version: i16, tried: &str) -> Bytes {
+            let mut input = ours.clone();
+            let message = kafka_protocol::messages::$kind::decode(api, &mut input, version)
+                .unwrap_or_else(|e| panic!("{tried}: the oracle cannot read it: {e:#}"));
+            assert!(
+                input.is_empty(),
+                "{tried}: the oracle leaves {} bytes",
+                input.len()
+            );
+            let mut output = BytesMut::new();
+            let written = message.encode(&mut output, version);
+            written.unwrap_or_else(|e| panic!("{tried}: the oracle cannot write it: {e:#}"));
+            output.freeze()
+        }
+    };
 }
+
+through_oracle!(request_through_oracle, RequestKind);
+through_oracle!(response_through_oracle, ResponseKind);
 
 /// The versions of all APIs together: one that drops out of the schema must be missed.
 const VERSIONS_IN_ALL: usize = 264;
@@ -165,21 +171,23 @@ macro_rules! compare_with_oracle {
                 assert_eq!($request::API_KEY.name(), stringify!($api));
                 assert_eq!(<$request as Message>::VERSIONS, $request::API_KEY.versions());
                 assert_eq!(<$response as Message>::VERSIONS, $request::API_KEY.versions());
-                for version in $request::API_KEY.versions() {
-                    for seed in 0..ROUNDS {
-                        let r = &mut Random(seed);
-                        let tried = case(stringify!($request), version, seed);
-                        let message = $request::arbitrary(r, version);
-                        let ours = round_trip!($request, message, version, tried);
-                        let theirs = through_oracle!(RequestKind, $api, ours, version, tried);
-                        assert_eq!(ours, theirs, "{tried}: {message:?}");
+                // A function for each API: one for all of them would be slow to compile.
+                fn compare(version: i16, seed: u64) {
+                    let r = &mut Random(seed);
+                    let tried = case(stringify!($request), version, seed);
+                    let message = $request::arbitrary(r, version);
+                    let ours = round_trip!($request, message, version, tried);
+                    let theirs = request_through_oracle(OracleKey::$api, &ours, version, &tried);
+                    assert_eq!(ours, theirs, "{tried}: {message:?}");
 
-                        let tried = case(stringify!($response), version, seed);
-                        let message = $response::arbitrary(r, version);
-                        let ours = round_trip!($response, message, version, tried);
-                        let theirs = through_oracle!(ResponseKind, $api, ours, version, tried);
-                        assert_eq!(ours, theirs, "{tried}: {message:?}");
-                    }
+                    let tried = case(stringify!($response), version, seed);
+                    let message = $response::arbitrary(r, version);
+                    let ours = round_trip!($response, message, version, tried);
+                    let theirs = response_through_oracle(OracleKey::$api, &ours, version, &tried);
+                    assert_eq!(ours, theirs, "{tried}: {message:?}");
+                }
+                for version in $request::API_KEY.versions() {
+                    (0..ROUNDS).for_each(|seed| compare(version, seed));
                     compared += 1;
                 }
             })*
@@ -190,7 +198,7 @@ macro_rules! compare_with_oracle {
         fn headers_are_of_the_oracles_versions() {
             $({
                 use engine::protocol::messages::$request;
-                let oracle = kafka_protocol::messages::ApiKey::$api;
+                let oracle = OracleKey::$api;
                 let key = $request::API_KEY;
                 assert_eq!(key.code(), oracle as i16);
                 for version in key.versions() {
@@ -226,37 +234,125 @@ macro_rules! read_back_data {
 
 every_data!(read_back_data);
 
-macro_rules! damage {
+/// Tries every cut of a valid message, which must be an error, and many changes, which may be one.
+fn damage(mut bytes: Vec<u8>, r: &mut Random, decodes: impl Fn(&[u8]) -> bool) {
+    for cut in 0..bytes.len().min(64) {
+        assert!(!decodes(&bytes[..cut]), "{cut} of {} bytes", bytes.len());
+    }
+    for _ in 0..32.min(bytes.len()) {
+        let place = r.below(bytes.len());
+        bytes[place] = r.bits() as u8;
+        decodes(&bytes);
+    }
+}
+
+macro_rules! damage_all {
     ($($api:ident $request:ident $response:ident,)*) => {
-        /// Whatever a client changes in a valid request, the decoder answers with a request or an
-        /// error; and with an error, whatever the client cuts from its end.
+        /// Whatever a peer changes in a valid message, the decoder answers with a message or an
+        /// error; and with an error, whatever the peer cuts from its end.
         #[test]
-        fn damaged_requests_never_panic() {
+        fn damaged_messages_never_panic() {
             $({
-                use engine::protocol::messages::$request;
+                use engine::protocol::messages::{$request, $response};
+                fn damaged(version: i16, seed: u64) {
+                    let r = &mut Random(seed);
+                    let mut e = Encoder::new();
+                    $request::arbitrary(r, version).encode(&mut e, version);
+                    let bytes = e.finish_contiguous().expect("it is valid");
+                    damage(bytes.into(), r, |bytes| {
+                        $request::decode(&mut Decoder::new(bytes), version).is_ok()
+                    });
+                    let mut e = Encoder::new();
+                    $response::arbitrary(r, version).encode(&mut e, version);
+                    let bytes = e.finish_contiguous().expect("it is valid");
+                    damage(bytes.into(), r, |bytes| {
+                        $response::decode(&mut Decoder::new(bytes), version).is_ok()
+                    });
+                }
                 for version in $request::API_KEY.versions() {
-                    for seed in 0..ROUNDS {
-                        let r = &mut Random(seed);
-                        let mut e = Encoder::new();
-                        $request::arbitrary(r, version).encode(&mut e, version);
-                        let mut bytes = e.finish_contiguous().expect("it is valid").to_vec();
-                        for cut in 0..bytes.len().min(64) {
-                            let read = $request::decode(&mut Decoder::new(&bytes[..cut]), version);
-                            assert!(read.is_err(), "{} of {} bytes", cut, bytes.len());
-                        }
-                        for _ in 0..32.min(bytes.len()) {
-                            let place = r.below(bytes.len());
-                            bytes[place] = r.bits() as u8;
-                            let _ = $request::decode(&mut Decoder::new(&bytes), version);
-                        }
-                    }
+                    (0..ROUNDS).for_each(|seed| damaged(version, seed));
                 }
             })*
         }
     };
 }
 
-every_api!(damage);
+every_api!(damage_all);
+
+macro_rules! compare_data_with_oracle {
+    ($($test:ident $data:ident,)*) => {
+        $(
+            #[test]
+            fn $test() {
+                use engine::protocol::data::$data;
+                use kafka_protocol::protocol::{Decodable, Encodable};
+                for version in <$data as Message>::VERSIONS {
+                    for seed in 0..ROUNDS {
+                        let tried = case(stringify!($data), version, seed);
+                        let message = $data::arbitrary(&mut Random(seed), version);
+                        let ours = round_trip!($data, message, version, tried);
+                        let mut input = ours.clone();
+                        let read = kafka_protocol::messages::$data::decode(&mut input, version);
+                        let mut theirs = BytesMut::new();
+                        read.expect(&tried).encode(&mut theirs, version).expect(&tried);
+                        assert_eq!(ours, theirs, "{tried}: {message:?}");
+                    }
+                }
+            }
+        )*
+    };
+}
+
+compare_data_with_oracle!(
+    subscriptions_are_as_the_oracle_has_them ConsumerProtocolSubscription,
+    assignments_are_as_the_oracle_has_them ConsumerProtocolAssignment,
+    transaction_markers_are_as_the_oracle_has_them EndTxnMarker,
+);
+
+#[test]
+fn a_message_outlives_its_frame_once_it_is_static() {
+    use engine::protocol::IntoStatic;
+    use engine::protocol::messages::ProduceRequest;
+    for seed in 0..ROUNDS {
+        let message = ProduceRequest::arbitrary(&mut Random(seed), 13);
+        let kept: ProduceRequest<'static> = {
+            let frame = round_trip!(ProduceRequest, message, 13, seed);
+            let read = ProduceRequest::decode(&mut Decoder::new(&frame), 13);
+            read.expect("it was read before").into_static()
+        };
+        assert_eq!(kept, message);
+    }
+}
+
+/// Topic names borrow from the frame, and records do, so that a producer's bytes are not copied.
+#[test]
+fn decoding_copies_neither_strings_nor_records() {
+    use engine::protocol::messages::ProduceRequest;
+    use std::borrow::Cow;
+    let mut message = ProduceRequest::arbitrary(&mut Random(0), 3);
+    while message
+        .topic_data
+        .iter()
+        .all(|topic| topic.partition_data.is_empty())
+    {
+        message = ProduceRequest::arbitrary(&mut Random(message.timeout_ms as u64 + 1), 3);
+    }
+    let frame = round_trip!(ProduceRequest, message, 3, "borrowing");
+    let read = ProduceRequest::decode(&mut Decoder::new(&frame), 3).expect("it was read before");
+    for topic in &read.topic_data {
+        assert!(matches!(topic.name, Cow::Borrowed(_)));
+        for records in topic
+            .partition_data
+            .iter()
+            .filter_map(|p| p.records.as_ref())
+        {
+            let Records::Borrowed(bytes) = records else {
+                panic!("records were copied")
+            };
+            assert_eq!(frame.slice_ref(bytes), bytes[..]);
+        }
+    }
+}
 
 #[test]
 fn a_short_produce_that_claims_two_billion_topics_is_refused() {

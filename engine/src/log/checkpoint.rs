@@ -143,6 +143,11 @@ impl Checkpoint {
         buffer.freeze()
     }
 
+    /// The generation that is being written.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// Bytes in both files.
     pub fn size_bytes(&self) -> u64 {
         2 * self.position

@@ -221,6 +221,19 @@ impl Journal {
             .await;
     }
 
+    /// As [`Journal::idle`], but also completes when the disk has failed.
+    pub async fn idle_or(&self, failure: &DiskFailure) {
+        let failed = async {
+            failure.wait().await;
+        };
+        futures_lite::future::or(self.idle(), failed).await;
+    }
+
+    /// The newest group's sequence.
+    pub fn last_sequence(&self) -> u64 {
+        self.state.borrow().last_sequence
+    }
+
     /// Called by the consumer of [`Journal::next_durable`] after it has dealt with a group.
     pub fn dealt_with(&self) {
         self.durable_bell.ring();

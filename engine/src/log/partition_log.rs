@@ -122,6 +122,8 @@ pub struct Log {
     durable_end_offset: i64,
     pub(super) drained_end_offset: i64,
     pub(super) tail: Tail,
+    /// Bytes of the tail's chunks behind the drained end.
+    undrained_bytes: usize,
     /// Sealed segments, oldest first, and the manifest's view of the unsealed one.
     pub(super) segments: Vec<Segment>,
     /// The unsealed segment's files, once it has been opened.
@@ -167,6 +169,7 @@ impl Log {
             durable_end_offset: end,
             drained_end_offset: record.drained_end_offset,
             tail: Tail::default(),
+            undrained_bytes: 0,
             segments: record.segments,
             active: None,
             producers: if planted!(ForgetProducerState) { ProducerStates::default() } else { record.producers.clone() },
@@ -231,9 +234,29 @@ impl Log {
         self.config = config;
     }
 
+    /// One past the last offset that is in a segment.
+    pub fn drained_end_offset(&self) -> i64 {
+        self.drained_end_offset
+    }
+
+    /// Whether the checkpoint lacks something of the log.
+    pub fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// Whether a drain or a flush is under way.
+    pub fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    /// The topic is gone: nothing more is written for the log.
+    pub fn mark_deleted(&mut self) {
+        self.deleted = true;
+    }
+
     /// Bytes that are durable in the journal alone.
     pub fn undrained_bytes(&self) -> usize {
-        self.tail.from(self.drained_end_offset).map(|chunk| chunk.bytes.len()).sum()
+        self.undrained_bytes
     }
 
     /// Bytes of the log, in segments and behind them.
@@ -295,6 +318,7 @@ impl Log {
         if entry.base_offset < self.durable_end_offset {
             self.tail.moved(chunk);
         } else {
+            self.undrained_bytes += chunk.bytes.len();
             self.tail.push(chunk);
             self.durable_end_offset = entry.end_offset;
         }
@@ -352,6 +376,7 @@ impl Log {
                 self.drained_producers.note(&batch, batch.base_offset());
             }
         }
+        self.undrained_bytes -= chunks.iter().map(Bytes::len).sum::<usize>();
         let active = self.active.as_mut().expect("a write has its segment");
         active.appended(chunks, write);
         let segment = active.segment;

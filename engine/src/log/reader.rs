@@ -21,6 +21,8 @@ use crate::io::buffer::{BLOCK, round_up};
 use crate::io::{File, Io, OpenMode};
 use crate::limits::{CACHED_INDEXES, DISK_READ_BYTES};
 use crate::record::batch::BatchView;
+use crate::record::validate::DEFAULT_MAX_DECOMPRESSED_BYTES;
+use crate::record::{Scratch, TimestampType};
 
 /// What a read found.
 #[derive(Debug)]
@@ -220,4 +222,108 @@ fn intact<'a>(bytes: &'a [u8], run: &Run) -> Option<BatchView<'a>> {
     let batch = BatchView::parse(bytes).ok()?;
     let in_range = batch.base_offset() >= run.base_offset && batch.last_offset() < run.end_offset;
     (in_range && batch.crc_ok()).then_some(batch)
+}
+
+/// A record found by its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimedOffset {
+    /// The record's timestamp in milliseconds.
+    pub timestamp: i64,
+    /// Its offset.
+    pub offset: i64,
+    /// The epoch of its batch.
+    pub leader_epoch: i32,
+}
+
+/// What to look for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// The first record with this timestamp or a later one.
+    AtOrAfter(i64),
+    /// The first record with the greatest timestamp of all.
+    Greatest,
+}
+
+/// Looks for a record by its time among those below `end_offset`. Segments and runs that cannot hold it are
+/// passed over by what their index says; the others are read.
+pub async fn find_by_time(io: &Io, log: &SharedLog, opened: &OpenSegments, wanted: Wanted, end_offset: i64, scratch: &mut Scratch) -> io::Result<Option<TimedOffset>> {
+    let target = match wanted {
+        Wanted::AtOrAfter(timestamp) => timestamp,
+        Wanted::Greatest => match greatest_timestamp(&log.borrow(), end_offset) {
+            Some(timestamp) => timestamp,
+            None => return Ok(None),
+        },
+    };
+    let mut offset = log.borrow().log_start_offset();
+    let start = offset;
+    loop {
+        let Some(from) = next_candidate(io, log, opened, offset, target).await? else { return Ok(None) };
+        let Found::Batches(chunks) = read(io, log, opened, from, end_offset, 1, true).await? else {
+            offset = log.borrow().damage_at(from).map_or(from + 1, |range| range.1);
+            continue;
+        };
+        let Some(bytes) = chunks.first() else { return Ok(None) };
+        for batch in crate::record::batch::batches(bytes).flatten() {
+            if let Some(found) = first_in_batch(&batch, target, start, scratch) {
+                return Ok(Some(found));
+            }
+            offset = batch.last_offset() + 1;
+        }
+    }
+}
+
+fn greatest_timestamp(log: &Log, end_offset: i64) -> Option<i64> {
+    let segments = log.segments.iter().filter(|segment| segment.size > 0).map(|segment| segment.max_timestamp);
+    let chunks = log.tail.from(log.drained_end_offset).filter(|chunk| chunk.end_offset <= end_offset);
+    let tail = chunks.filter_map(|chunk| BatchView::parse(&chunk.bytes).ok().map(|batch| batch.max_timestamp()));
+    segments.chain(tail).max()
+}
+
+/// The first offset at or behind `offset` from which a batch with a time of `target` or later may start.
+async fn next_candidate(io: &Io, log: &SharedLog, opened: &OpenSegments, mut offset: i64, target: i64) -> io::Result<Option<i64>> {
+    loop {
+        let disk = {
+            let log = log.borrow();
+            if offset >= log.drained_end_offset {
+                let chunks = log.tail.from(offset);
+                let later = |bytes: &Bytes| BatchView::parse(bytes).is_ok_and(|batch| batch.max_timestamp() >= target);
+                return Ok(chunks.into_iter().find(|chunk| later(&chunk.bytes)).map(|chunk| chunk.base_offset));
+            }
+            let segment = log.segments.iter().find(|segment| segment.end_offset > offset && segment.max_timestamp >= target);
+            match segment {
+                Some(segment) => {
+                    offset = offset.max(segment.base_offset);
+                    plan(&log, offset)
+                }
+                None => None,
+            }
+        };
+        let Some(disk) = disk else {
+            offset = log.borrow().drained_end_offset;
+            continue;
+        };
+        let end = disk.segment.end_offset;
+        let (_, runs) = disk.open(io, opened).await?;
+        let run = runs.iter().find(|run| run.end_offset > offset && run.max_timestamp >= target);
+        match run {
+            Some(run) => return Ok(Some(offset.max(run.base_offset))),
+            None => offset = end,
+        }
+    }
+}
+
+fn first_in_batch(batch: &BatchView<'_>, target: i64, start: i64, scratch: &mut Scratch) -> Option<TimedOffset> {
+    if batch.max_timestamp() < target {
+        return None;
+    }
+    let leader_epoch = batch.partition_leader_epoch();
+    if batch.attributes().timestamp_type() == TimestampType::LogAppendTime {
+        return Some(TimedOffset { timestamp: batch.max_timestamp(), offset: batch.base_offset().max(start), leader_epoch });
+    }
+    let mut plain = Vec::new();
+    let records = batch.records(scratch, &mut plain, DEFAULT_MAX_DECOMPRESSED_BYTES).ok()?;
+    records.flatten().find_map(|record| {
+        let (timestamp, offset) = (batch.base_timestamp() + record.timestamp_delta, batch.base_offset() + i64::from(record.offset_delta));
+        (timestamp >= target && offset >= start).then_some(TimedOffset { timestamp, offset, leader_epoch })
+    })
 }

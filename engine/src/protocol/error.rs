@@ -198,12 +198,6 @@ impl ErrorCode {
     }
 }
 
-impl Default for ErrorCode {
-    fn default() -> Self {
-        ErrorCode::None
-    }
-}
-
 impl From<ErrorCode> for i16 {
     fn from(error: ErrorCode) -> i16 {
         error.code()
@@ -228,7 +222,6 @@ mod tests {
             assert_eq!(ErrorCode::from_code(error.code()), Some(error));
         }
         assert_eq!(ErrorCode::from_code(134), None);
-        assert_eq!(ErrorCode::default(), ErrorCode::None);
     }
 
     #[test]

@@ -97,6 +97,13 @@ pub struct Produced {
     pub error_message: Option<String>,
 }
 
+impl Produced {
+    /// The answer to a batch that is not in the log.
+    pub fn refused(error: ErrorCode) -> Produced {
+        Produced { error, base_offset: -1, log_append_time_ms: -1, log_start_offset: -1, record_errors: Vec::new(), error_message: None }
+    }
+}
+
 /// Read what is visible now.
 #[derive(Debug)]
 pub struct Read {
@@ -124,7 +131,7 @@ pub struct ReadFrom {
 }
 
 /// What one partition shows.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct ReadPart {
     /// NONE, OFFSET_OUT_OF_RANGE, CORRUPT_MESSAGE, FENCED_LEADER_EPOCH, UNKNOWN_LEADER_EPOCH,
     /// NOT_LEADER_OR_FOLLOWER, KAFKA_STORAGE_ERROR or UNKNOWN_TOPIC_ID.
@@ -141,6 +148,13 @@ pub struct ReadPart {
     pub aborted_transactions: Vec<(i64, i64)>,
     /// Whole batches, in order, sharing the log's memory.
     pub records: Vec<Bytes>,
+}
+
+impl ReadPart {
+    /// The answer of a partition that shows nothing.
+    pub fn refused(error: ErrorCode) -> ReadPart {
+        ReadPart { error, high_watermark: -1, last_stable_offset: -1, log_start_offset: -1, diverging_epoch: None, aborted_transactions: Vec::new(), records: Vec::new() }
+    }
 }
 
 /// Wait for news.

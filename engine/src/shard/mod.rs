@@ -1,4 +1,480 @@
 //! One core's loop over its partitions.
+//!
+//! A request enters by [`Shard::handle`], in the order of the calls; batches are judged and appended one
+//! after another, so that a connection's order is its partitions' order; what must wait for stable storage
+//! waits in the [`purgatory`], not in the loop. [`node`] is what ties the cores of a broker together.
 
 pub mod message;
+pub mod node;
+pub mod partition;
+pub mod purgatory;
+pub mod housekeeping;
 pub mod quorum;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::controller::MetadataImage;
+use crate::controller::image::Topic;
+use crate::io::local::Bell;
+use crate::io::{Class, Io};
+use crate::limits::DRAIN_BYTES;
+use crate::log::checkpoint::Checkpoint;
+use crate::log::drain::SharedLog;
+use crate::log::journal::{DiskFailure, Journal};
+use crate::log::partition_log::LogRecord;
+use crate::log::reader::{self, Found, OpenSegments, TimedOffset, Wanted};
+use crate::log::{Log, PartitionId};
+use crate::protocol::ErrorCode;
+use crate::record::Scratch;
+
+use message::{Await, EpochEnd, EpochEnded, ListOffset, ListedOffset, Produce, Produced, Read, ReadFrom, ReadPart, Reply, Request};
+use node::ReplyTo;
+use partition::{Outcome, Partition};
+use purgatory::{PendingAwait, PendingProduce, Purgatory};
+
+pub use node::{Core, Message, NodeConfig, StartError, node_mailboxes, start};
+
+/// One core's partitions and what they share: journal, checkpoint, tail cache.
+pub struct Shard {
+    io: Io,
+    data_dir: PathBuf,
+    number: usize,
+    shards: usize,
+    journal: Journal,
+    failure: DiskFailure,
+    largest_batch: usize,
+    partitions: RefCell<BTreeMap<PartitionId, Partition>>,
+    produces: RefCell<VecDeque<(Produce, ReplyTo)>>,
+    produce_bell: Bell,
+    applies: RefCell<VecDeque<(Arc<MetadataImage>, ReplyTo)>>,
+    apply_bell: Bell,
+    purgatory: Rc<Purgatory>,
+    opened: OpenSegments,
+    scratch: RefCell<Scratch>,
+    cache: RefCell<TailCache>,
+    checkpoint: RefCell<Option<Checkpoint>>,
+    /// Partitions that are gone and that the checkpoint still names.
+    removed: RefCell<Vec<PartitionId>>,
+    /// Rings when a drain has ended.
+    drained: Bell,
+    /// Rings when there may be something to drain or to checkpoint.
+    housekeeping: Bell,
+    drains: Cell<usize>,
+    disk_full: Cell<bool>,
+    stopping: Cell<bool>,
+    /// Whether drains and checkpoints are under way.
+    keeping_house: Cell<bool>,
+}
+
+/// Which cached chunks were made durable first: they are the first to go.
+struct TailCache {
+    order: VecDeque<(PartitionId, i64, usize)>,
+    bytes: usize,
+    budget: usize,
+}
+
+/// What a shard starts from.
+pub struct ShardStart {
+    /// The core's handle.
+    pub io: Io,
+    /// The broker's data directory.
+    pub data_dir: PathBuf,
+    /// This shard's number, and how many there are.
+    pub number: (usize, usize),
+    /// The journal, which has begun.
+    pub journal: Journal,
+    /// Tells the core when the disk has failed.
+    pub failure: DiskFailure,
+    /// The largest batch that the journal takes, in bytes.
+    pub largest_batch: usize,
+    /// The journal's checkpoint files.
+    pub checkpoint: Checkpoint,
+    /// Bytes of tail cache.
+    pub cache_bytes: usize,
+}
+
+impl Shard {
+    /// A shard without partitions; [`Shard::run`] starts its tasks.
+    pub fn new(start: ShardStart) -> Rc<Shard> {
+        Rc::new(Shard {
+            io: start.io,
+            data_dir: start.data_dir,
+            number: start.number.0,
+            shards: start.number.1,
+            journal: start.journal,
+            failure: start.failure,
+            largest_batch: start.largest_batch,
+            partitions: RefCell::default(),
+            produces: RefCell::default(),
+            produce_bell: Bell::default(),
+            applies: RefCell::default(),
+            apply_bell: Bell::default(),
+            purgatory: Rc::default(),
+            opened: OpenSegments::default(),
+            scratch: RefCell::new(Scratch::new()),
+            cache: RefCell::new(TailCache { order: VecDeque::new(), bytes: 0, budget: start.cache_bytes }),
+            checkpoint: RefCell::new(Some(start.checkpoint)),
+            removed: RefCell::default(),
+            drained: Bell::default(),
+            housekeeping: Bell::default(),
+            drains: Cell::new(0),
+            disk_full: Cell::new(false),
+            stopping: Cell::new(false),
+            keeping_house: Cell::new(false),
+        })
+    }
+
+    /// Starts the shard's tasks.
+    pub fn run(self: &Rc<Shard>) {
+        let shard = self.clone();
+        self.io.spawn(Class::Foreground, async move { shard.append_produces().await });
+        let shard = self.clone();
+        self.io.spawn(Class::Foreground, async move { shard.apply_images().await });
+        let shard = self.clone();
+        self.io.spawn(Class::Foreground, async move { shard.purgatory.run(&shard.io).await });
+        let shard = self.clone();
+        self.io.spawn(Class::Background, async move { shard.keep_house().await });
+    }
+
+    /// Starts the task that hands durable groups to their partitions.
+    pub fn run_settling(self: &Rc<Shard>) {
+        let shard = self.clone();
+        self.io.spawn(Class::Foreground, async move { shard.settle_durable_groups().await });
+    }
+
+    /// Takes a request. Produces are judged in the order of these calls; others are answered when they can be.
+    pub fn handle(self: &Rc<Shard>, request: Request, reply: ReplyTo) {
+        match request {
+            Request::Produce(produce) => {
+                self.produces.borrow_mut().push_back((produce, reply));
+                self.produce_bell.ring();
+            }
+            Request::Read(read) => {
+                let shard = self.clone();
+                self.io.spawn(Class::Foreground, async move { reply.send(Reply::Read(shard.read(read).await)) });
+            }
+            Request::Await(wait) => self.wait_for_news(wait, reply),
+            Request::ListOffsets(parts) => {
+                let shard = self.clone();
+                self.io.spawn(Class::Foreground, async move { reply.send(Reply::ListOffsets(shard.list_offsets(parts).await)) });
+            }
+            Request::EpochEnd(parts) => reply.send(Reply::EpochEnd(parts.iter().map(|part| self.epoch_end(part)).collect())),
+            Request::Apply(image) => {
+                self.applies.borrow_mut().push_back((image, reply));
+                self.apply_bell.ring();
+            }
+            Request::Stop => {
+                let shard = self.clone();
+                self.io.spawn(Class::Foreground, async move {
+                    shard.stop().await;
+                    reply.send(Reply::Stop);
+                });
+            }
+        }
+    }
+
+    async fn append_produces(self: &Rc<Shard>) {
+        loop {
+            let (produce, reply) = self.produce_bell.until(|| self.produces.borrow_mut().pop_front()).await;
+            let mut results = Vec::with_capacity(produce.parts.len());
+            let mut ends = Vec::with_capacity(produce.parts.len());
+            for part in &produce.parts {
+                let (result, end) = self.append(&produce, part).await;
+                results.push(result);
+                ends.push(end);
+            }
+            self.answer_when_durable(&produce, results, ends, reply);
+        }
+    }
+
+    /// Judges and appends one batch; gives its answer and the offset that must be durable for it.
+    async fn append(&self, produce: &Produce, part: &message::ProducePart) -> (Produced, Option<(PartitionId, i64)>) {
+        if self.disk_full.get() || self.failure.is_set() || self.stopping.get() {
+            return (Produced::refused(ErrorCode::KafkaStorageError), None);
+        }
+        let validated = {
+            let partitions = self.partitions.borrow();
+            let Some(partition) = partitions.get(&part.id) else { return (Produced::refused(ErrorCode::NotLeaderOrFollower), None) };
+            partition.validate(part, produce.version, self.io.wall_clock_ms(), &mut self.scratch.borrow_mut())
+        };
+        let batch = match validated {
+            Ok(batch) => batch,
+            Err(refusal) => return (refusal, None),
+        };
+        if !self.journal.has_room(batch.batch.len()) && !self.wait_for_room(batch.batch.len(), produce).await {
+            return (Produced::refused(ErrorCode::RequestTimedOut), None);
+        }
+        let mut partitions = self.partitions.borrow_mut();
+        let Some(partition) = partitions.get_mut(&part.id) else { return (Produced::refused(ErrorCode::NotLeaderOrFollower), None) };
+        match partition.append(&self.journal, &batch) {
+            Outcome::Answered(result) => (result, None),
+            Outcome::Appended(_, result) if produce.acks == 0 || partition.is_relaxed() => (result, None),
+            Outcome::Appended(end, result) => (result, Some((part.id, end))),
+        }
+    }
+
+    /// Waits until the journal has room; false if the request's time is over, or there is never going to be.
+    async fn wait_for_room(&self, len: usize, produce: &Produce) -> bool {
+        self.housekeeping.ring();
+        let room = async {
+            self.journal.room(len).await;
+            true
+        };
+        let late = async {
+            self.io.sleep_until(produce.deadline).await;
+            false
+        };
+        let failed = async {
+            self.failure.wait().await;
+            false
+        };
+        futures_lite::future::or(room, futures_lite::future::or(late, failed)).await
+    }
+
+    fn answer_when_durable(&self, produce: &Produce, results: Vec<Produced>, ends: Vec<Option<(PartitionId, i64)>>, reply: ReplyTo) {
+        let waiting = ends.iter().map(Option::is_some).collect();
+        let pending = PendingProduce::new(results, waiting, reply, &self.purgatory);
+        let mut partitions = self.partitions.borrow_mut();
+        for (index, end) in ends.into_iter().enumerate() {
+            let Some((id, end)) = end else { continue };
+            match partitions.get_mut(&id) {
+                Some(partition) if partition.log.borrow().durable_end_offset() >= end => pending.settle(index, None),
+                Some(partition) => partition.wait_durable(end, &pending, index),
+                None => pending.settle(index, Some(ErrorCode::NotLeaderOrFollower)),
+            }
+        }
+        pending.expire_at(produce.deadline);
+    }
+
+    /// Hands each durable group to its partitions, for ever.
+    async fn settle_durable_groups(&self) {
+        loop {
+            let durable = self.journal.next_durable().await;
+            let mut partitions = self.partitions.borrow_mut();
+            let mut touched = Vec::with_capacity(durable.group.entries.len());
+            let share = durable.group.bytes.len() / durable.group.entries.len().max(1);
+            for (entry, bytes) in durable.group.payloads() {
+                let Some(partition) = partitions.get_mut(&entry.id) else { continue };
+                let cost = bytes.len().max(share);
+                let mut log = partition.log.borrow_mut();
+                log.on_durable(entry, bytes, durable.file_sequence);
+                if log.undrained_bytes() >= DRAIN_BYTES {
+                    self.housekeeping.ring();
+                }
+                self.cache.borrow_mut().note(entry.id, entry.end_offset, cost);
+                touched.push(entry.id);
+            }
+            touched.sort_unstable();
+            touched.dedup();
+            for id in touched {
+                if let Some(partition) = partitions.get_mut(&id) {
+                    partition.on_durable();
+                }
+            }
+            self.cache.borrow_mut().evict(&partitions);
+            drop(partitions);
+            self.journal.dealt_with();
+        }
+    }
+
+    fn wait_for_news(&self, wait: Await, reply: ReplyTo) {
+        let pending = PendingAwait::new(reply, wait.deadline, &self.purgatory);
+        let mut partitions = self.partitions.borrow_mut();
+        for (id, seen_end) in &wait.parts {
+            let waits = partitions.get_mut(id).is_some_and(|partition| partition.wait_news(*seen_end, &pending));
+            if !waits {
+                return pending.answer();
+            }
+        }
+    }
+
+    async fn read(&self, read: Read) -> Vec<ReadPart> {
+        let mut left = read.max_bytes;
+        let mut found_any = false;
+        let mut parts = Vec::with_capacity(read.parts.len());
+        for from in &read.parts {
+            let part = self.read_part(from, left, !found_any).await;
+            let bytes: usize = part.records.iter().map(bytes::Bytes::len).sum();
+            left = left.saturating_sub(bytes);
+            found_any |= bytes > 0;
+            parts.push(part);
+        }
+        parts
+    }
+
+    async fn read_part(&self, from: &ReadFrom, left: usize, at_least_one: bool) -> ReadPart {
+        let (frame, log) = {
+            let partitions = self.partitions.borrow();
+            let Some(partition) = partitions.get(&from.id) else { return ReadPart::refused(ErrorCode::NotLeaderOrFollower) };
+            (partition.read_frame(from.current_leader_epoch, from.last_fetched_epoch, from.offset), partition.log.clone())
+        };
+        if frame.error != ErrorCode::None || frame.diverging_epoch.is_some() {
+            return frame;
+        }
+        let bound = frame.high_watermark.min(log.borrow().durable_end_offset());
+        let found = reader::read(&self.io, &log, &self.opened, from.offset, bound, left.min(from.max_bytes), at_least_one).await;
+        match found {
+            Ok(Found::Batches(records)) => ReadPart { records, ..frame },
+            Ok(Found::Damaged) => ReadPart::refused(ErrorCode::CorruptMessage),
+            // A segment may go away under a reader: with its topic, or behind the log's start.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && log.borrow().log_start_offset() > from.offset => ReadPart::refused(ErrorCode::OffsetOutOfRange),
+            Err(error) => {
+                tracing::error!(partition = %from.id, "a read failed: {error}");
+                ReadPart::refused(ErrorCode::KafkaStorageError)
+            }
+        }
+    }
+
+    async fn list_offsets(&self, parts: Vec<ListOffset>) -> Vec<ListedOffset> {
+        let mut listed = Vec::with_capacity(parts.len());
+        for part in &parts {
+            listed.push(self.list_offset(part).await);
+        }
+        listed
+    }
+
+    async fn list_offset(&self, part: &ListOffset) -> ListedOffset {
+        let unknown = |error| ListedOffset { error, timestamp: -1, offset: -1, leader_epoch: -1 };
+        let (log, end) = {
+            let partitions = self.partitions.borrow();
+            let Some(partition) = partitions.get(&part.id) else { return unknown(ErrorCode::NotLeaderOrFollower) };
+            let error = partition.check_epoch(part.current_leader_epoch);
+            if error != ErrorCode::None {
+                return unknown(error);
+            }
+            if let Some(named) = partition.named_offset(part.timestamp) {
+                return named;
+            }
+            let end = partition.log.borrow().durable_end_offset();
+            (partition.log.clone(), end)
+        };
+        let wanted = if part.timestamp == -3 { Wanted::Greatest } else { Wanted::AtOrAfter(part.timestamp) };
+        let mut scratch = Scratch::new();
+        match reader::find_by_time(&self.io, &log, &self.opened, wanted, end, &mut scratch).await {
+            Ok(Some(TimedOffset { timestamp, offset, leader_epoch })) => ListedOffset { error: ErrorCode::None, timestamp, offset, leader_epoch },
+            Ok(None) => unknown(ErrorCode::None),
+            Err(error) => {
+                tracing::error!(partition = %part.id, "a search by time failed: {error}");
+                unknown(ErrorCode::KafkaStorageError)
+            }
+        }
+    }
+
+    fn epoch_end(&self, part: &EpochEnd) -> EpochEnded {
+        match self.partitions.borrow().get(&part.id) {
+            Some(partition) => partition.epoch_end(part.current_leader_epoch, part.leader_epoch),
+            None => EpochEnded { error: ErrorCode::NotLeaderOrFollower, leader_epoch: -1, end_offset: -1 },
+        }
+    }
+
+    /// Applies images in their order, for ever.
+    async fn apply_images(&self) {
+        loop {
+            let (image, reply) = self.apply_bell.until(|| self.applies.borrow_mut().pop_front()).await;
+            if let Err(error) = self.apply(&image).await {
+                self.failure.set(format!("a change of topics failed on disk: {error}"));
+            }
+            reply.send(Reply::Apply);
+        }
+    }
+
+    /// Makes the shard's partitions those of the image: removed ones first, for a name may be used again.
+    async fn apply(&self, image: &MetadataImage) -> io::Result<()> {
+        let gone: Vec<_> = self.partitions.borrow().keys().copied().filter(|id| !image.topics.contains_key(&id.topic_id)).collect();
+        for id in gone {
+            self.remove(id).await?;
+        }
+        for topic in image.topics.values() {
+            for partition in 0..topic.partitions.len() as i32 {
+                let id = PartitionId { topic_id: topic.id, partition };
+                if message::owner(id, self.shards) == self.number {
+                    self.apply_partition(topic, id);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_partition(&self, topic: &Arc<Topic>, id: PartitionId) {
+        let mut partitions = self.partitions.borrow_mut();
+        if let Some(partition) = partitions.get_mut(&id) {
+            partition.apply(topic, &topic.partitions[id.partition as usize], self.largest_batch);
+            return;
+        }
+        let mut log = Log::restore(LogRecord::new(id), partition_dir(&self.data_dir, &topic.name, id.partition), Default::default());
+        log.set_ownership(1);
+        partitions.insert(id, Partition::new(log, topic, id.partition, self.largest_batch));
+    }
+
+    /// Adds a partition whose log recovery has brought back.
+    pub fn add(&self, topic: &Topic, log: Log) {
+        let id = log.id;
+        let partition = Partition::new(log, topic, id.partition, self.largest_batch);
+        self.partitions.borrow_mut().insert(id, partition);
+    }
+
+    /// Its log is dropped from memory first, then its directory renamed, then unlinked.
+    async fn remove(&self, id: PartitionId) -> io::Result<()> {
+        let Some(mut partition) = self.partitions.borrow_mut().remove(&id) else { return Ok(()) };
+        partition.close(ErrorCode::UnknownTopicOrPartition);
+        let log = partition.log.clone();
+        log.borrow_mut().mark_deleted();
+        self.drained.until(|| (!log.borrow().is_draining()).then_some(())).await;
+        self.opened.forget(id);
+        self.removed.borrow_mut().push(id);
+        let dir = log.borrow().dir().to_owned();
+        remove_partition_dir(&self.io, &self.data_dir, &dir, &format!("{id}-delete")).await
+    }
+}
+
+/// Where a partition's files are.
+pub fn partition_dir(data_dir: &Path, topic: &str, partition: i32) -> PathBuf {
+    data_dir.join(format!("{topic}-{partition}"))
+}
+
+/// Renames a partition's directory, so that its name is free at once, and removes what is in it.
+pub async fn remove_partition_dir(io: &Io, data_dir: &Path, dir: &Path, renamed: &str) -> io::Result<()> {
+    let doomed = data_dir.join(renamed);
+    match io.rename(dir, &doomed).await {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        result => result?,
+    }
+    io.sync_dir(data_dir).await?;
+    for entry in io.read_dir(&doomed).await? {
+        io.remove_file(&doomed.join(entry.name)).await?;
+    }
+    io.remove_dir(&doomed).await
+}
+
+impl TailCache {
+    fn note(&mut self, id: PartitionId, end_offset: i64, bytes: usize) {
+        self.order.push_back((id, end_offset, bytes));
+        self.bytes += bytes;
+    }
+
+    /// Lets the oldest chunks go while there are more than the budget allows; pinned ones stop it.
+    fn evict(&mut self, partitions: &BTreeMap<PartitionId, Partition>) {
+        while self.bytes > self.budget {
+            let Some((id, end_offset, bytes)) = self.order.front().copied() else { return };
+            if let Some(partition) = partitions.get(&id) {
+                let mut log = partition.log.borrow_mut();
+                if log.drained_end_offset() < end_offset {
+                    return;
+                }
+                log.evict_before(end_offset);
+            }
+            self.order.pop_front();
+            self.bytes -= bytes;
+        }
+    }
+}
+
+/// A shard's logs, for its housekeeping.
+fn logs(partitions: &BTreeMap<PartitionId, Partition>) -> Vec<SharedLog> {
+    partitions.values().map(|partition| partition.log.clone()).collect()
+}

@@ -93,6 +93,7 @@ pub(super) enum Event {
     Connect(super::net::Connecting),
     Letter { node: usize, incarnation: u32, from: usize, to: usize, letterbox: Arc<dyn Letterbox> },
     Crash { node: usize, incarnation: u32, kind: CrashKind },
+    Resume { node: usize, incarnation: u32 },
     Heal(Vec<(usize, usize)>),
     Mischief,
 }
@@ -128,6 +129,9 @@ pub(super) struct Machine {
     mains_left: usize,
     pub(super) terminating: bool,
     pub(super) termination: Vec<Sender<()>>,
+    /// While it is paused: the tasks that would run.
+    paused: bool,
+    parked: Vec<TaskKey>,
     /// What the wall clock shows beyond virtual time, in milliseconds.
     pub(super) clock_offset_ms: i64,
     pub(super) random: Random,
@@ -228,6 +232,8 @@ impl Sim {
             mains_left: 0,
             terminating: false,
             termination: Vec::new(),
+            paused: false,
+            parked: Vec::new(),
             clock_offset_ms: 0,
             random: Random::stream(self.seed, 0x1000 + node as u64),
         });
@@ -252,6 +258,8 @@ impl Sim {
         machine.running = true;
         machine.mains_left = mains;
         machine.terminating = false;
+        machine.paused = false;
+        machine.parked.clear();
         self.note(1, node as u64, cores as u64);
         machine.incarnation
     }
@@ -349,6 +357,11 @@ impl Sim {
             return None;
         }
         let task = slot.task.as_mut()?;
+        let machine = &mut self.machines.borrow_mut()[task.node];
+        if machine.paused {
+            machine.parked.push(key);
+            return None;
+        }
         task.signal.queued.store(false, Ordering::Relaxed);
         Some((task.future.take()?, task.waker.clone()))
     }
@@ -431,12 +444,30 @@ impl Sim {
                     self.end_process(node, Some(kind));
                 }
             }
+            Event::Resume { node, incarnation } => self.resume(node, incarnation),
             Event::Heal(links) => self.heal_links(&links),
             Event::Mischief => {
                 self.mischief_scheduled.set(false);
                 self.make_mischief();
                 self.start_mischief();
             }
+        }
+    }
+
+    /// Stops the process's tasks, and only them, for a while: as by SIGSTOP and SIGCONT.
+    pub(super) fn pause(&self, node: usize, duration: u64) {
+        let machine = &mut self.machines.borrow_mut()[node];
+        if machine.running && !std::mem::replace(&mut machine.paused, true) {
+            self.count(FaultClass::Pause);
+            self.schedule(duration, Event::Resume { node, incarnation: machine.incarnation });
+        }
+    }
+
+    fn resume(&self, node: usize, incarnation: u32) {
+        let machine = &mut self.machines.borrow_mut()[node];
+        if machine.incarnation == incarnation {
+            machine.paused = false;
+            lock(&self.signals).ready.append(&mut machine.parked);
         }
     }
 
@@ -469,7 +500,8 @@ impl Sim {
 
     fn flip_bit_somewhere(&self, node: usize, faults: &Faults) {
         let disk = &mut self.disks.borrow_mut()[node];
-        let files: Vec<_> = disk.files().into_iter().filter(|(_, path, len)| *len > 0 && faults.may_damage(path)).collect();
+        let files: Vec<_> =
+            disk.files().into_iter().filter(|(_, path, len)| *len > 0 && faults.may_damage(path)).collect();
         if files.is_empty() {
             return;
         }

@@ -98,6 +98,7 @@ impl Faults {
     /// `damage` allows the classes that the ledger excuses: lost and misdirected writes, flips.
     pub fn swarm(seed: u64, damage: bool) -> Faults {
         let mut random = Random::stream(seed, 0x5357_4152_4d21);
+        let network_delay_max = Duration::from_millis(1 + random.below(200));
         let mut draw = |most: f64| {
             let on = random.coin();
             let rate = most * (random.below(1000) + 1) as f64 / 1000.0;
@@ -120,23 +121,13 @@ impl Faults {
             damage_filter: None,
             chunking: draw(0.5),
             network_delay: draw(0.1),
-            network_delay_max: Duration::from_millis(1 + random.below(200)),
-            reset: 0.0,
-            accept_error: 0.0,
-            partition: 0.0,
-            clock_jump: 0.0,
-            slow_mail: 0.0,
+            network_delay_max,
+            reset: draw(0.002),
+            accept_error: draw(0.05),
+            partition: draw(0.05),
+            clock_jump: draw(0.02),
+            slow_mail: draw(0.1),
         };
-        let mut draw = |most: f64| {
-            let on = random.coin();
-            let rate = most * (random.below(1000) + 1) as f64 / 1000.0;
-            if on { rate } else { 0.0 }
-        };
-        faults.reset = draw(0.002);
-        faults.accept_error = draw(0.05);
-        faults.partition = draw(0.05);
-        faults.clock_jump = draw(0.02);
-        faults.slow_mail = draw(0.1);
         if !damage {
             faults.lost_write = 0.0;
             faults.misdirected_write = 0.0;
@@ -176,6 +167,7 @@ pub enum FaultClass {
     Partition,
     ClockJump,
     SlowMail,
+    Pause,
     Kill,
     KillInFlight,
     PowerLoss,
@@ -185,7 +177,7 @@ pub enum FaultClass {
     LostLength,
 }
 
-const CLASSES: [FaultClass; 28] = [
+const CLASSES: [FaultClass; 29] = [
     FaultClass::ShortRead,
     FaultClass::ShortWrite,
     FaultClass::Transient,
@@ -207,6 +199,7 @@ const CLASSES: [FaultClass; 28] = [
     FaultClass::Partition,
     FaultClass::ClockJump,
     FaultClass::SlowMail,
+    FaultClass::Pause,
     FaultClass::Kill,
     FaultClass::KillInFlight,
     FaultClass::PowerLoss,

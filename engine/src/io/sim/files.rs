@@ -7,9 +7,10 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::disk::{Disk, Inode, Landing, SECTOR};
+use super::disk::{Disk, Inode};
 use super::executor::{Event, Sim};
 use super::faults::{FaultClass, Faults};
+use super::pages::{Landing, SECTOR};
 use super::random::Random;
 use super::{CrashKind, SimIo};
 use crate::io::buffer::{BLOCK, Buffer};
@@ -19,7 +20,6 @@ use crate::io::{DirEntry, OpenMode};
 /// An open file; what is in flight on it keeps it, and so its lock.
 pub(super) struct OpenFile {
     inode: Inode,
-    path: PathBuf,
     writable: bool,
     /// Shared by all open files of the inode: whether one holds the lock.
     lock: Rc<Cell<bool>>,
@@ -292,30 +292,44 @@ impl Sim {
     fn complete_name_action(&self, node: usize, action: NameAction) {
         let mut disks = self.disks.borrow_mut();
         let disk = &mut disks[node];
+        let refusal = self.refuse_name_action(&mut disk.random, &action);
+        let refuse = || refusal.map_or(Ok(()), |code| Err(os_error(code)));
         match action {
             NameAction::Open { path, mode, done } => {
-                let opened = disk.open(&path, mode).map(|(inode, lock)| {
+                let opened = refuse().and_then(|()| disk.open(&path, mode)).map(|(inode, lock)| {
                     let writable = mode != OpenMode::Read;
-                    Rc::new(OpenFile { inode, path, writable, lock, holds_lock: Cell::new(false) })
+                    Rc::new(OpenFile { inode, writable, lock, holds_lock: Cell::new(false) })
                 });
                 drop(disks);
                 done.send(opened);
             }
-            NameAction::CreateDir { path, done } => done.send(disk.create_dir(&path)),
+            NameAction::CreateDir { path, done } => done.send(refuse().and_then(|()| disk.create_dir(&path))),
             NameAction::ReadDir { path, done } => done.send(disk.read_dir(&path)),
-            NameAction::Rename { from, to, done } => done.send(disk.rename(&from, &to)),
-            NameAction::Remove { path, directory, done } => done.send(disk.remove(&path, directory)),
-            NameAction::SyncDir { path, limit, done } => {
-                let p = self.faults.borrow().sync_error;
-                let result = if disk.random.chance(p) {
-                    self.count(FaultClass::SyncError);
-                    Err(os_error(CODE_EIO))
-                } else {
-                    disk.sync_dir(&path, limit)
-                };
-                done.send(result);
+            NameAction::Rename { from, to, done } => done.send(refuse().and_then(|()| disk.rename(&from, &to))),
+            NameAction::Remove { path, directory, done } => {
+                done.send(refuse().and_then(|()| disk.remove(&path, directory)))
             }
+            NameAction::SyncDir { path, limit, done } => done.send(refuse().and_then(|()| disk.sync_dir(&path, limit))),
         }
+    }
+
+    /// The error, if the faults want one; the action then does nothing.
+    fn refuse_name_action(&self, random: &mut Random, action: &NameAction) -> Option<i32> {
+        let faults = self.faults.borrow();
+        let (p, class, code) = match action {
+            NameAction::Open { mode: OpenMode::Create | OpenMode::CreateNew, .. } | NameAction::CreateDir { .. } => {
+                (faults.no_space, FaultClass::NoSpace, libc::ENOSPC)
+            }
+            NameAction::Open { .. } | NameAction::ReadDir { .. } => return None,
+            NameAction::Rename { .. } | NameAction::Remove { .. } => {
+                (faults.write_error, FaultClass::WriteError, CODE_EIO)
+            }
+            NameAction::SyncDir { .. } => (faults.sync_error, FaultClass::SyncError, CODE_EIO),
+        };
+        random.chance(p).then(|| {
+            self.count(class);
+            code
+        })
     }
 
     /// The faults that all operations share; `broken` is the probability of EIO.
@@ -335,7 +349,14 @@ impl Sim {
         Verdict::Proceed
     }
 
-    fn read(&self, faults: &Faults, disk: &mut Disk, file: &OpenFile, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    fn read(
+        &self,
+        faults: &Faults,
+        disk: &mut Disk,
+        file: &OpenFile,
+        position: u64,
+        buffer: &mut [u8],
+    ) -> io::Result<usize> {
         let verdict = self.judge(faults, &mut disk.random, faults.read_error, FaultClass::ReadError, 0.0);
         if let Verdict::Fail(code) = verdict {
             return Err(os_error(code));
@@ -358,7 +379,15 @@ impl Sim {
         Ok(())
     }
 
-    fn write(&self, faults: &Faults, disk: &mut Disk, file: &OpenFile, position: u64, bytes: &[u8], landing: Landing) -> io::Result<usize> {
+    fn write(
+        &self,
+        faults: &Faults,
+        disk: &mut Disk,
+        file: &OpenFile,
+        position: u64,
+        bytes: &[u8],
+        landing: Landing,
+    ) -> io::Result<usize> {
         let verdict = self.judge(faults, &mut disk.random, faults.write_error, FaultClass::WriteError, faults.canceled);
         self.check_space(faults, disk, file, position + bytes.len() as u64)?;
         match verdict {
@@ -375,11 +404,11 @@ impl Sim {
             self.count(FaultClass::ShortWrite);
             bytes = &bytes[..disk.random.between(1, sectors - 1) as usize * SECTOR];
         }
-        let damaging = faults.lost_write + faults.misdirected_write > 0.0 && faults.may_damage(&file.path);
-        if damaging && disk.random.chance(faults.lost_write) {
+        let may_damage = |disk: &Disk| disk.path_of(file.inode).is_some_and(|path| faults.may_damage(&path));
+        if disk.random.chance(faults.lost_write) && may_damage(disk) {
             self.count(FaultClass::LostWrite);
             disk.lose_write(file.inode, position, bytes.len(), landing);
-        } else if damaging && disk.random.chance(faults.misdirected_write) {
+        } else if disk.random.chance(faults.misdirected_write) && may_damage(disk) {
             self.misdirect(faults, disk, file, position, bytes, landing);
         } else {
             disk.write(file.inode, position, bytes, landing);
@@ -388,7 +417,15 @@ impl Sim {
     }
 
     /// Writes to another place that may be damaged and that holds all of the bytes; else writes as asked.
-    fn misdirect(&self, faults: &Faults, disk: &mut Disk, file: &OpenFile, position: u64, bytes: &[u8], landing: Landing) {
+    fn misdirect(
+        &self,
+        faults: &Faults,
+        disk: &mut Disk,
+        file: &OpenFile,
+        position: u64,
+        bytes: &[u8],
+        landing: Landing,
+    ) {
         let len = bytes.len() as u64;
         let fits = |(_, path, file_len): &(Inode, PathBuf, u64)| *file_len >= len && faults.may_damage(path);
         let files: Vec<_> = disk.files().into_iter().filter(fits).collect();
@@ -424,36 +461,37 @@ impl Sim {
 
     /// What becomes of the operations that a process leaves behind.
     pub(super) fn settle_operations(&self, node: usize, crash: Option<CrashKind>) {
-        let mut operations = self.operations.borrow_mut();
-        let ids: Vec<u64> = operations.iter().filter(|(_, operation)| operation.node == node).map(|(id, _)| *id).collect();
-        let mut settled = Vec::new();
-        for id in ids {
-            // After a kill the kernel goes on with what it has; after a power loss nothing goes on.
-            let goes_on = match crash {
-                None => true,
-                Some(CrashKind::Kill) => self.disks.borrow_mut()[node].random.coin(),
-                Some(CrashKind::PowerLoss) => false,
-            };
-            if goes_on {
-                self.count(FaultClass::KillInFlight);
-            } else {
-                settled.extend(operations.remove(&id));
-            }
-        }
-        drop(operations);
-        let mut disks = self.disks.borrow_mut();
-        for operation in &settled {
-            if let Target::File(file, Action::Write { position, bytes, .. }) = &operation.on {
-                let disk = &mut disks[node];
-                if !disk.lacks_space(file.inode, position + bytes.len() as u64) && disk.random.coin() {
-                    disk.write_torn(file.inode, *position, bytes);
+        let operations = std::mem::take(&mut *self.operations.borrow_mut());
+        let (left, others): (Vec<_>, Vec<_>) =
+            operations.into_iter().partition(|(_, operation)| operation.node == node);
+        self.operations.borrow_mut().extend(others);
+        for (id, operation) in left {
+            let coin = self.disks.borrow_mut()[node].random.coin();
+            let goes_on = crash.is_none() || (crash == Some(CrashKind::Kill) && coin);
+            match operation.on {
+                // The kernel goes on with what it has, and closes the file only then.
+                Target::File(..) if goes_on => {
+                    self.coverage.borrow_mut().add(FaultClass::KillInFlight, u64::from(crash.is_some()));
+                    self.operations.borrow_mut().insert(id, operation);
                 }
+                // A process is not gone before its last system call is over.
+                Target::Names(action) if goes_on => self.complete_name_action(node, action),
+                Target::File(file, Action::Write { position, bytes, .. }) => {
+                    self.cut_short(node, &file, position, &bytes)
+                }
+                _ => {}
             }
         }
         if crash == Some(CrashKind::PowerLoss) {
-            disks[node].lose_power(&mut self.coverage.borrow_mut());
+            self.disks.borrow_mut()[node].lose_power(&mut self.coverage.borrow_mut());
         }
-        drop(disks);
-        drop(settled);
+    }
+
+    /// A write that is over before it was whole: some of its sectors land, or none.
+    fn cut_short(&self, node: usize, file: &OpenFile, position: u64, bytes: &[u8]) {
+        let disk = &mut self.disks.borrow_mut()[node];
+        if !disk.lacks_space(file.inode, position + bytes.len() as u64) && disk.random.coin() {
+            disk.write_torn(file.inode, position, bytes);
+        }
     }
 }

@@ -11,15 +11,16 @@ mod executor;
 mod faults;
 mod files;
 mod net;
+mod pages;
 mod random;
 #[cfg(test)]
 mod tests;
 
 use std::cell::RefCell;
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,6 +135,16 @@ impl World {
         self.0.schedule(nanoseconds(delay), Event::Crash { node: node.0, incarnation, kind });
     }
 
+    /// What a task may end its process with, as by abort().
+    pub fn killer(&self, node: NodeId) -> Killer {
+        Killer { sim: self.0.clone(), node: node.0 }
+    }
+
+    /// Stops the process's tasks for `duration`, as by SIGSTOP and SIGCONT; what it asked for goes on.
+    pub fn pause(&self, node: NodeId, duration: Duration) {
+        self.0.pause(node.0, nanoseconds(duration));
+    }
+
     /// Replaces the fault classes from now on.
     pub fn set_faults(&self, faults: Faults) {
         *self.0.faults.borrow_mut() = faults;
@@ -229,8 +240,13 @@ impl World {
             let value = future.await;
             *result.borrow_mut() = Some(value);
         });
-        let done = self.run_until(PATIENCE, || value.borrow().is_some());
-        assert!(done, "seed {}: nothing completes the future that is waited for", self.0.seed);
+        let seed = self.0.seed;
+        let done = self.run_until(PATIENCE, || {
+            let done = value.borrow().is_some();
+            assert!(done || self.is_running(node), "seed {seed}: the process that is waited for has ended");
+            done
+        });
+        assert!(done, "seed {seed}: nothing completes the future that is waited for");
         let value = value.borrow_mut().take();
         value.expect("just seen")
     }
@@ -265,15 +281,36 @@ impl World {
     }
 
     /// All files of the node's disk with their lengths.
-    pub fn files(&self, node: NodeId) -> Vec<(std::path::PathBuf, u64)> {
+    pub fn files(&self, node: NodeId) -> Vec<(PathBuf, u64)> {
         self.0.disks.borrow()[node.0].files().into_iter().map(|(_, path, len)| (path, len)).collect()
+    }
+}
+
+/// Ends the process of a node from within the world.
+#[derive(Clone)]
+pub struct Killer {
+    sim: Rc<Sim>,
+    node: usize,
+}
+
+impl Killer {
+    /// Kills the process that runs now, before anything else happens at a later time.
+    pub fn kill(&self) {
+        let incarnation = self.sim.machines.borrow()[self.node].incarnation;
+        self.sim.schedule(0, Event::Crash { node: self.node, incarnation, kind: CrashKind::Kill });
     }
 }
 
 impl Drop for World {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("simulation: seed {}, {} ns, step {}, trace {:016x}", self.0.seed, self.0.now(), self.0.steps(), self.0.trace_hash());
+            eprintln!(
+                "simulation: seed {}, {} ns, step {}, trace {:016x}",
+                self.0.seed,
+                self.0.now(),
+                self.0.steps(),
+                self.0.trace_hash()
+            );
         }
         self.0.tear_down();
     }
@@ -365,10 +402,5 @@ impl SimIo {
     /// See [`super::mailbox`].
     pub fn deliver(&self, to: usize, letterbox: Arc<dyn Letterbox>) {
         self.sim.deliver(self.node, self.incarnation, self.core, to, letterbox);
-    }
-
-    /// This node's address with `port`.
-    pub fn address(&self, port: u16) -> SocketAddr {
-        SocketAddr::new(address_of(NodeId(self.node)), port)
     }
 }

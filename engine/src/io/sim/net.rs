@@ -92,7 +92,14 @@ pub(super) struct Net {
 
 impl Net {
     pub(super) fn new(random: Random) -> Net {
-        Net { connections: BTreeMap::new(), listeners: BTreeMap::new(), cut: BTreeSet::new(), next: 0, next_port: FIRST_EPHEMERAL_PORT, random }
+        Net {
+            connections: BTreeMap::new(),
+            listeners: BTreeMap::new(),
+            cut: BTreeSet::new(),
+            next: 0,
+            next_port: FIRST_EPHEMERAL_PORT,
+            random,
+        }
     }
 
     fn number(&mut self) -> u64 {
@@ -253,7 +260,9 @@ impl SimIo {
     /// See [`crate::io::Io::listen`].
     pub async fn listen(&self, address: SocketAddr) -> io::Result<SimListener> {
         self.check_alive().await;
-        let own = address.ip().is_unspecified() || address.ip().is_loopback() || address.ip() == address_of(NodeId(self.node));
+        let own = address.ip().is_unspecified()
+            || address.ip().is_loopback()
+            || address.ip() == address_of(NodeId(self.node));
         if !own {
             return Err(os_error(libc::EADDRNOTAVAIL));
         }
@@ -261,7 +270,10 @@ impl SimIo {
         let port = if address.port() == 0 { net.port() } else { address.port() };
         let address = SocketAddr::new(address.ip(), port);
         // Cores may share a port (SO_REUSEPORT), a core may not take it twice.
-        let taken = net.listeners.values().any(|other| other.node == self.node && other.core == self.core && other.address.port() == port);
+        let taken = net
+            .listeners
+            .values()
+            .any(|other| other.node == self.node && other.core == self.core && other.address.port() == port);
         if taken {
             return Err(os_error(libc::EADDRINUSE));
         }
@@ -350,7 +362,8 @@ impl Sim {
         let from = SocketAddr::new(local, net.port());
         let end = |node: usize, address: SocketAddr| End { node, address, open: true, shut: false, reset: false };
         let window = 16_384 << net.random.below(6);
-        let connection = Connection { ends: [end(io.node, from), end(node, to)], lanes: [Lane::new(window), Lane::new(window)] };
+        let connection =
+            Connection { ends: [end(io.node, from), end(node, to)], lanes: [Lane::new(window), Lane::new(window)] };
         let id = net.number();
         net.connections.insert(id, connection);
         let listening = net.listeners.get_mut(&listener).expect("found above");
@@ -384,7 +397,9 @@ impl Sim {
             if listening.acceptors.is_empty() || listening.backlog.is_empty() {
                 return;
             }
-            let (Some((io, done)), Some(id)) = (listening.acceptors.pop_front(), listening.backlog.pop_front()) else { return };
+            let (Some((io, done)), Some(id)) = (listening.acceptors.pop_front(), listening.backlog.pop_front()) else {
+                return;
+            };
             (io, done, id, connections.get(&id).map(|connection| connection.ends[0].address))
         };
         let (io, done, id, peer) = matched;
@@ -623,7 +638,10 @@ impl Sim {
                 (.., true) => None,
                 _ => Some(Item::End),
             };
-            dropped = (std::mem::take(&mut connection.lanes[1 - side].reader), std::mem::take(&mut connection.lanes[side].writer));
+            dropped = (
+                std::mem::take(&mut connection.lanes[1 - side].reader),
+                std::mem::take(&mut connection.lanes[side].writer),
+            );
             if !connection.ends[1 - side].open {
                 net.connections.remove(&id);
             }
@@ -640,7 +658,8 @@ impl Sim {
         let listeners;
         {
             let mut net = self.net.borrow_mut();
-            let ids: Vec<u64> = net.listeners.iter().filter(|(_, listening)| listening.node == node).map(|(id, _)| *id).collect();
+            let ids: Vec<u64> =
+                net.listeners.iter().filter(|(_, listening)| listening.node == node).map(|(id, _)| *id).collect();
             listeners = ids.into_iter().filter_map(|id| net.listeners.remove(&id)).collect::<Vec<_>>();
             for (id, connection) in &mut net.connections {
                 for side in 0..2 {

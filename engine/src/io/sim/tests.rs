@@ -28,7 +28,7 @@ async fn durable_file(io: &Io, blocks: usize) -> File {
     file
 }
 
-/// The bytes of block `index` after a restart, and whether they are all the same.
+/// The bytes of block `index` as a restarted process would read them.
 fn block_after(world: &World, node: NodeId, index: usize) -> Vec<u8> {
     let content = world.file_content(node, path()).expect("the file's name was durable");
     content[index * BLOCK..(index + 1) * BLOCK].to_vec()
@@ -105,7 +105,9 @@ fn a_flush_that_is_tried_again_does_not_bring_back_what_the_failed_one_lost() {
     for seed in 0..100 {
         let world = World::new(seed, Faults::none());
         let node = world.add_node();
-        world.block_on(node, |io| async move { durable_file(&io, 1).await.write_at(0, block_of(1)).await.expect("no faults") });
+        world.block_on(node, |io| async move {
+            durable_file(&io, 1).await.write_at(0, block_of(1)).await.expect("no faults")
+        });
         let flush = |io: Io| async move { io.open(path(), OpenMode::ReadWrite).await.expect("there").sync().await };
         world.set_faults(Faults { sync_error: 1.0, ..Faults::none() });
         assert!(world.block_on(node, flush).is_err());
@@ -176,13 +178,13 @@ fn a_lock_lasts_as_long_as_an_operation_in_flight() {
             file.write_at(0, block_of(1)).await.expect("no faults");
             std::future::pending().await
         });
-        // Opened after at most 10 s, and the write takes at least 1 s more.
+        // The write begins when the file has been opened, and takes at least 1 s.
         assert!(world.run_until(Duration::from_secs(20), || world.files(node).len() == 1));
         world.run_for(Duration::from_millis(10));
+        world.set_faults(Faults::none());
         world.crash(node, CrashKind::Kill);
         let was_held = world.block_on(node, |io| async move {
             let open = |io: Io| async move { io.open(path(), OpenMode::ReadWrite).await.expect("there") };
-            // No stall from here on, so that the old write is still in flight.
             let file = open(io.clone()).await;
             let mut was_held = false;
             while !file.try_lock().expect("locks do not fail") {
@@ -194,7 +196,7 @@ fn a_lock_lasts_as_long_as_an_operation_in_flight() {
         });
         held += usize::from(was_held);
     }
-    assert!(held > 0, "an old write has held the lock in {held} of 60 seeds");
+    assert!(held > 10 && held < 50, "an old write has held the lock in {held} of 60 seeds");
 }
 
 /// A busy little world: files, mail, connections and timers on two nodes, under many faults.
@@ -321,7 +323,9 @@ fn a_cut_holds_bytes_back_and_a_crash_ends_the_connection() {
         }
     });
     world.run_for(Duration::from_millis(1));
-    let stream = world.block_on(client, |io| async move { io.connect("10.0.0.1:1".parse().expect("an address")).await.expect("listens") });
+    let stream = world.block_on(client, |io| async move {
+        io.connect("10.0.0.1:1".parse().expect("an address")).await.expect("listens")
+    });
     world.cut(client, server);
     let writer = stream.clone();
     world.block_on(client, |_| async move { writer.write(vec![Bytes::from_static(b"abc")]).await.expect("buffered") });
@@ -333,8 +337,73 @@ fn a_cut_holds_bytes_back_and_a_crash_ends_the_connection() {
     world.crash(server, CrashKind::Kill);
     let (read, _) = world.block_on(client, |_| async move { stream.read(BytesMut::with_capacity(10)).await });
     assert!(read.is_err());
-    let refused = world.block_on(client, |io| async move { io.connect("10.0.0.1:1".parse().expect("an address")).await.err() });
+    let refused =
+        world.block_on(client, |io| async move { io.connect("10.0.0.1:1".parse().expect("an address")).await.err() });
     assert_eq!(refused.map(|error| error.kind()), Some(std::io::ErrorKind::ConnectionRefused));
+}
+
+#[test]
+fn a_detached_stream_goes_on_at_another_core_or_is_closed() {
+    let world = World::new(2, Faults::none());
+    let (server, client) = (world.add_node(), world.add_node());
+    let mut boxes = mailboxes::<crate::io::DetachedStream>(2).into_iter();
+    world.start(server, 2, |io| {
+        let mailbox = boxes.next().expect("one for each core");
+        async move {
+            if io.core() == 1 {
+                for detached in mailbox.receive().await {
+                    io.adopt(detached).write(vec![Bytes::from_static(b"core 1")]).await.expect("no resets");
+                }
+                return;
+            }
+            let listener = io.listen("0.0.0.0:1".parse().expect("an address")).await.expect("free");
+            let (first, _) = listener.accept().await.expect("no faults");
+            mailbox.send(&io, 1, first.detach().expect("not shared"));
+            let (second, _) = listener.accept().await.expect("no faults");
+            drop(second.detach());
+            std::future::pending().await
+        }
+    });
+    world.run_for(Duration::from_millis(1));
+    let read_all = |io: Io| async move {
+        let stream = io.connect("10.0.0.1:1".parse().expect("an address")).await.expect("listens");
+        let mut all = Vec::new();
+        loop {
+            let (read, buffer) = stream.read(BytesMut::with_capacity(100)).await;
+            if read.expect("no resets") == 0 {
+                return all;
+            }
+            all.extend_from_slice(&buffer);
+        }
+    };
+    assert_eq!(world.block_on(client, read_all), b"core 1");
+    assert!(world.block_on(client, read_all).is_empty());
+}
+
+#[test]
+fn a_reader_that_does_not_read_holds_the_writer_back() {
+    let world = World::new(4, Faults::none());
+    let (server, client) = (world.add_node(), world.add_node());
+    world.start(server, 1, |io| async move {
+        let listener = io.listen("0.0.0.0:1".parse().expect("an address")).await.expect("free");
+        let _unread = listener.accept().await.expect("no faults");
+        std::future::pending().await
+    });
+    world.run_for(Duration::from_millis(1));
+    let written: Rc<RefCell<usize>> = Rc::default();
+    let count = written.clone();
+    world.start(client, 1, |io| {
+        let count = count.clone();
+        async move {
+            let stream = io.connect("10.0.0.1:1".parse().expect("an address")).await.expect("listens");
+            loop {
+                stream.write(vec![Bytes::from_static(&[0; 4096])]).await.expect("no resets");
+                *count.borrow_mut() += 4096;
+            }
+        }
+    });
+    world.run_for(Duration::from_secs(10));
+    assert!((4096..=1 << 20).contains(&*written.borrow()), "{} bytes are buffered", written.borrow());
 }
 
 #[test]
@@ -458,6 +527,179 @@ fn a_process_is_asked_to_stop_and_ends_with_its_mains() {
     assert!(world.is_running(node));
     world.stop(node);
     assert!(world.run_until(Duration::from_secs(1), || !world.is_running(node)));
+}
+
+#[test]
+fn a_paused_process_stands_still_and_goes_on() {
+    let world = World::new(1, Faults::none());
+    let node = world.add_node();
+    let ticks: Rc<RefCell<u32>> = Rc::default();
+    let counter = ticks.clone();
+    world.start(node, 1, |io| {
+        let counter = counter.clone();
+        async move {
+            loop {
+                io.sleep(Duration::from_millis(10)).await;
+                *counter.borrow_mut() += 1;
+            }
+        }
+    });
+    world.pause(node, Duration::from_secs(5));
+    world.run_for(Duration::from_secs(4));
+    assert_eq!(*ticks.borrow(), 0);
+    world.run_for(Duration::from_secs(2));
+    assert!(*ticks.borrow() > 50);
+}
+
+#[test]
+fn a_task_can_end_its_process() {
+    let world = World::new(1, Faults::none());
+    let node = world.add_node();
+    let killer = world.killer(node);
+    world.start(node, 2, |_| {
+        let killer = killer.clone();
+        async move {
+            killer.kill();
+            std::future::pending().await
+        }
+    });
+    assert!(world.run_until(Duration::from_secs(1), || !world.is_running(node)));
+}
+
+#[test]
+fn a_write_in_flight_at_a_kill_lands_whole_in_part_or_not() {
+    let (mut whole, mut part, mut nothing) = (0, 0, 0);
+    for seed in 0..200 {
+        let world = World::new(seed, Faults::none());
+        let node = world.add_node();
+        world.block_on(node, |io| async move {
+            let file = durable_file(&io, 1).await;
+            let writer = io.clone();
+            io.spawn(Class::Foreground, async move {
+                file.write_at(0, block_of(1)).await.expect("no faults");
+                writer.sleep(Duration::from_secs(1)).await;
+            });
+            io.sleep(Duration::from_micros(2)).await;
+        });
+        world.crash(node, CrashKind::Kill);
+        world.run_for(Duration::from_secs(1));
+        match block_after(&world, node, 0).iter().filter(|b| **b == 1).count() {
+            0 => nothing += 1,
+            BLOCK => whole += 1,
+            _ => part += 1,
+        }
+    }
+    assert!(whole > 10 && part > 10 && nothing > 10, "whole {whole}, part {part}, nothing {nothing}");
+}
+
+const MODEL_BLOCKS: usize = 8;
+
+/// What each block of a file may hold after a power loss: the last value that a flush covered, and all later.
+#[derive(Clone)]
+struct Allowed(Rc<RefCell<Vec<Vec<u8>>>>);
+
+impl Allowed {
+    fn put(&self, block: usize, value: u8) {
+        self.0.borrow_mut()[block].push(value);
+    }
+
+    fn settle(&self, block: usize) {
+        let values = &mut self.0.borrow_mut()[block];
+        values.drain(..values.len() - 1);
+    }
+}
+
+/// Writes, cuts and flushes one file at random, noting before each operation what it may leave behind and
+/// after it what is certain.
+async fn scribble(io: Io, allowed: Allowed) {
+    let file = io.open(path(), OpenMode::ReadWrite).await.expect("there");
+    loop {
+        let block = io.random_u64() as usize % MODEL_BLOCKS;
+        let value = (io.random_u64() % 250) as u8 + 1;
+        let position = (block * BLOCK) as u64;
+        match io.random_u64() % 8 {
+            0 => {
+                file.sync().await.expect("flushes do not fail here");
+                (0..MODEL_BLOCKS).for_each(|block| allowed.settle(block));
+            }
+            1 => {
+                (block..MODEL_BLOCKS).for_each(|block| allowed.put(block, 0));
+                file.truncate(position).await.expect("cuts do not fail here");
+            }
+            2 | 3 => {
+                allowed.put(block, value);
+                file.write_durable_at(position, block_of(value)).await.expect("errors are transient");
+                allowed.settle(block);
+            }
+            _ => {
+                allowed.put(block, value);
+                file.write_at(position, block_of(value)).await.expect("errors are transient");
+            }
+        }
+    }
+}
+
+#[test]
+fn each_block_holds_what_was_flushed_or_something_later() {
+    let mut coverage = Coverage::default();
+    for seed in 0..300 {
+        let faults = Faults { short_write: 0.2, short_read: 0.2, transient: 0.1, slow_disk: 0.1, ..Faults::none() };
+        let world = World::new(seed, faults);
+        let node = world.add_node();
+        world.block_on(node, |io| async move {
+            durable_file(&io, MODEL_BLOCKS).await;
+        });
+        let allowed = Allowed(Rc::new(RefCell::new(vec![vec![0]; MODEL_BLOCKS])));
+        for round in 0..5 {
+            let noted = allowed.clone();
+            world.crash(node, CrashKind::Kill);
+            world.start(node, 1, |io| scribble(io, noted.clone()));
+            world.run_for(Duration::from_micros(1000 + seed * 37 % 9000));
+            world.crash(node, CrashKind::PowerLoss);
+            let mut content = world.file_content(node, path()).expect("its name is durable");
+            content.resize(MODEL_BLOCKS * BLOCK, 0);
+            for (block, bytes) in content.chunks(BLOCK).enumerate() {
+                let values = allowed.0.borrow()[block].clone();
+                let legal = bytes
+                    .chunks(512)
+                    .all(|sector| values.contains(&sector[0]) && sector.iter().all(|b| *b == sector[0]));
+                assert!(legal, "seed {seed}, round {round}, block {block}: {values:?}");
+            }
+            // The next round begins with values that are certain.
+            let whole = allowed.clone();
+            world.block_on(node, |io| async move {
+                let file = io.open(path(), OpenMode::ReadWrite).await.expect("there");
+                for block in 0..MODEL_BLOCKS {
+                    file.write_durable_at((block * BLOCK) as u64, block_of(100)).await.expect("errors are transient");
+                    whole.0.borrow_mut()[block] = vec![100];
+                }
+            });
+        }
+        coverage.merge(&world.coverage());
+    }
+    for class in [FaultClass::TornSector, FaultClass::LostUnsynced, FaultClass::LostLength, FaultClass::ShortWrite] {
+        assert!(coverage.count(class) > 50, "{class:?} fired {} times", coverage.count(class));
+    }
+}
+
+/// Throughput of the executor and the disk; run by hand: `--ignored --nocapture`.
+#[test]
+#[ignore = "a measurement, not a check"]
+fn throughput() {
+    let world = World::new(1, Faults::swarm(1, false));
+    let node = world.add_node();
+    world.start(node, 4, |io| async move {
+        let path = format!("/{}", io.core());
+        let file = io.open(Path::new(&path), OpenMode::Create).await.expect("no faults yet");
+        for n in 0..50_000 {
+            let _ = file.write_at(n % 64 * BLOCK as u64, block_of(n as u8)).await;
+            if n % 16 == 0 {
+                let _ = file.sync().await;
+            }
+        }
+    });
+    assert!(world.run_until(Duration::from_secs(3600), || !world.is_running(node)));
+    println!("{} steps", world.steps());
 }
 
 #[test]

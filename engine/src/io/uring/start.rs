@@ -19,10 +19,15 @@ use crate::io::{Class, Io};
 
 /// Memory that each executor of glommio's locks for reads and writes of its own, of which there are none.
 const EXECUTOR_MEMORY: usize = 64 << 10;
-/// Depth of glommio's own rings; only the bridge and preemption use them.
-const EXECUTOR_DEPTH: usize = 32;
-/// How long one queue may run while others are ready.
-const PREEMPT: Duration = Duration::from_millis(2);
+/// Depth of glommio's own rings, which only the bridge uses. glommio preempts after as many completions there
+/// without a look at them; see [`PREEMPT`] for why that must not happen.
+const EXECUTOR_DEPTH: usize = 256;
+/// When glommio preempts a queue: never. If its timer fires before the first queue of a round has run,
+/// glommio 0.9 takes the round for idle and sleeps although tasks are ready (`run_task_queues` breaks off,
+/// `park` counts only events that woke a task). A core then hangs until something else interrupts it, which
+/// a timer of 2 ms reached within seconds on a busy machine. The pump gives way after each round instead,
+/// and long work is to call [`Io::yield_now`].
+const PREEMPT: Duration = Duration::from_secs(24 * 3600);
 /// How long the operations of a core that ends may take to complete.
 const CLOSE_PATIENCE_NS: u64 = 60_000_000_000;
 

@@ -1,0 +1,200 @@
+//! What goes on behind the acknowledgements: draining logs into segments, checkpoints, giving journal files back.
+//!
+//! Order is everything here: drain, flush, checkpoint, and only then are journal files used again. A full
+//! disk is not a failure: the journal keeps what it has, produce is refused, and it is tried again.
+
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::{Shard, logs};
+use crate::io::Class;
+use crate::limits::{DRAIN_BYTES, DRAINS_AT_ONCE, JOURNAL_FILES};
+use crate::log::checkpoint::{Checkpoint, ReplayStart};
+use crate::log::drain::{self, SharedLog};
+use crate::log::partition_log::LogRecord;
+
+/// A log with less than this behind its drained end is copied forward in the journal rather than drained:
+/// one write for many of them instead of two and a flush for each.
+const COPY_FORWARD_BYTES: usize = 16 << 10;
+/// How long a full disk is left alone before the next try.
+const FULL_DISK_PAUSE: Duration = Duration::from_secs(1);
+
+impl Shard {
+    /// Drains large logs at once and all of them when the journal fills, for ever.
+    pub(super) async fn keep_house(self: &Rc<Shard>) {
+        loop {
+            let seen = self.housekeeping.rings();
+            if self.failure.is_set() || self.stopping.get() {
+                return;
+            }
+            self.keeping_house.set(true);
+            self.drain_large().await;
+            if self.journal.files_in_use() > JOURNAL_FILES / 4 {
+                self.try_checkpoint().await;
+            }
+            self.keeping_house.set(false);
+            self.drained.ring();
+            futures_lite::future::or(self.housekeeping.rung_since(seen), self.io.sleep(Duration::from_millis(500))).await;
+        }
+    }
+
+    async fn try_checkpoint(self: &Rc<Shard>) {
+        let result = self.make_checkpoint().await;
+        self.judge("a checkpoint", result).await;
+    }
+
+    /// A full disk refuses produce until something succeeds; any other error ends the log.
+    async fn judge(&self, what: &str, result: io::Result<()>) {
+        match result {
+            Ok(()) => {
+                if self.disk_full.replace(false) {
+                    tracing::info!("there is room on the disk again: taking produce");
+                }
+            }
+            Err(error) if is_full(&error) => {
+                if !self.disk_full.replace(true) {
+                    tracing::error!("the disk is full ({error}): refusing produce until there is room");
+                }
+                self.io.sleep(FULL_DISK_PAUSE).await;
+            }
+            Err(error) => self.failure.set(format!("{what} failed: {error}")),
+        }
+    }
+
+    /// Drains the logs that have much to drain, a few at a time.
+    async fn drain_large(self: &Rc<Shard>) {
+        let wants = |log: &SharedLog| log.borrow().undrained_bytes() >= DRAIN_BYTES;
+        let large: Vec<_> = logs(&self.partitions.borrow()).into_iter().filter(wants).collect();
+        let result = self.drain_all(large).await;
+        self.judge("a write to a segment", result).await;
+    }
+
+    /// Drains these logs, at most [`DRAINS_AT_ONCE`] at a time; the first error is the result.
+    async fn drain_all(self: &Rc<Shard>, list: Vec<SharedLog>) -> io::Result<()> {
+        let first_error = Rc::new(std::cell::RefCell::new(None));
+        for log in list {
+            self.drained.until(|| (self.drains.get() < DRAINS_AT_ONCE).then_some(())).await;
+            self.drains.set(self.drains.get() + 1);
+            let (shard, errors) = (self.clone(), first_error.clone());
+            self.io.spawn(Class::Background, async move {
+                if let Err(error) = drain::drain(&shard.io, &log, &shard.drained).await {
+                    errors.borrow_mut().get_or_insert(error);
+                }
+                shard.drains.set(shard.drains.get() - 1);
+                shard.drained.ring();
+            });
+        }
+        self.drained.until(|| (self.drains.get() == 0).then_some(())).await;
+        let result = first_error.borrow_mut().take();
+        result.map_or(Ok(()), Err)
+    }
+
+    /// Brings every log past the files before the current one, says so durably, and gives them back.
+    async fn make_checkpoint(self: &Rc<Shard>) -> io::Result<()> {
+        let target = self.journal.current_file_sequence();
+        let behind = |log: &SharedLog| log.borrow().oldest_journal_file().is_some_and(|oldest| oldest < target);
+        let late: Vec<_> = logs(&self.partitions.borrow()).into_iter().filter(behind).collect();
+        let (small, large): (Vec<_>, Vec<_>) = late.into_iter().partition(|log| log.borrow().undrained_bytes() < COPY_FORWARD_BYTES);
+        self.drain_all(large).await?;
+        let rest = self.copy_forward(small, target).await;
+        self.drain_all(rest).await?;
+        if planted!(RecycleBeforeSegmentFlush) {
+            self.journal.release_before(target);
+        }
+        self.write_checkpoint(target).await?;
+        // A log that grew meanwhile may still need an old file: then it is the next checkpoint's.
+        let logs = logs(&self.partitions.borrow());
+        let oldest = logs.iter().filter_map(|log| log.borrow().oldest_journal_file()).min();
+        if oldest.is_none_or(|oldest| oldest >= target) {
+            self.journal.release_before(target);
+        }
+        Ok(())
+    }
+
+    /// Puts what small logs have in old files into the journal once more; gives back those for which there
+    /// was no room.
+    async fn copy_forward(&self, small: Vec<SharedLog>, target: u64) -> Vec<SharedLog> {
+        let mut without_room = Vec::new();
+        for log in small {
+            let chunks = log.borrow().chunks_before_file(target);
+            let mut copied = true;
+            for chunk in chunks {
+                copied = copied && self.journal.has_room(chunk.bytes.len());
+                if copied {
+                    log.borrow().copy_forward(&self.journal, &chunk);
+                }
+            }
+            if !copied {
+                without_room.push(log);
+            }
+        }
+        self.journal.idle_or(&self.failure).await;
+        without_room
+    }
+
+    /// Flushes what was drained and writes a frame that says so. `replay_from` is the first journal file that
+    /// a replay then needs.
+    pub(super) async fn write_checkpoint(self: &Rc<Shard>, replay_from: u64) -> io::Result<()> {
+        let mut checkpoint = self.checkpoint.borrow_mut().take().expect("one checkpoint is written at a time");
+        let result = self.write_checkpoint_to(&mut checkpoint, replay_from).await;
+        *self.checkpoint.borrow_mut() = Some(checkpoint);
+        result
+    }
+
+    async fn write_checkpoint_to(self: &Rc<Shard>, checkpoint: &mut Checkpoint, replay_from: u64) -> io::Result<()> {
+        let all = checkpoint.wants_snapshot();
+        let removed = self.removed.borrow().clone();
+        let logs = logs(&self.partitions.borrow());
+        let mut records = Vec::new();
+        for log in &logs {
+            if all || log.borrow().is_dirty() {
+                records.push(self.flush(log).await?);
+            }
+        }
+        let start = ReplayStart { journal: self.journal.id(), file_sequence: replay_from, last_sequence: self.journal.last_sequence() };
+        if all {
+            checkpoint.write_snapshot(start, records.iter()).await?;
+        } else {
+            checkpoint.write_changes(start, records.iter(), &removed).await?;
+        }
+        self.removed.borrow_mut().drain(..removed.len());
+        Ok(())
+    }
+
+    async fn flush(&self, log: &SharedLog) -> io::Result<LogRecord> {
+        loop {
+            let seen = self.drained.rings();
+            if let Some(record) = drain::flush(&self.io, log).await? {
+                self.drained.ring();
+                return Ok(record);
+            }
+            self.drained.rung_since(seen).await;
+        }
+    }
+
+    /// Ends the shard cleanly: everything in segments, and a checkpoint behind which there is nothing to replay.
+    pub(super) async fn stop(self: &Rc<Shard>) {
+        self.stopping.set(true);
+        self.housekeeping.ring();
+        self.drained.until(|| (!self.keeping_house.get()).then_some(())).await;
+        self.journal.idle_or(&self.failure).await;
+        let result = self.stop_cleanly().await;
+        if let Err(error) = result {
+            tracing::warn!("the clean stop did not complete ({error}); the next start replays the journal");
+        }
+    }
+
+    async fn stop_cleanly(self: &Rc<Shard>) -> io::Result<()> {
+        if self.failure.is_set() {
+            return Err(io::Error::other("the disk has failed"));
+        }
+        let all = logs(&self.partitions.borrow());
+        self.drain_all(all).await?;
+        self.write_checkpoint(self.journal.current_file_sequence() + 1).await
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}

@@ -1,0 +1,659 @@
+//! A broker's cores together: start, messages between them, stop.
+//!
+//! Cores 0 to n−1 are shards, core n keeps the metadata. The metadata core recovers: it reads the metadata
+//! log, every checkpoint and every journal, whatever cores there were, and hands each shard its logs. A shard
+//! puts what was behind the drained ends into a journal file of this start, under a new ownership number,
+//! and then writes a checkpoint of its own; only when all shards have, the old files are given up. A crash
+//! at any point leaves either the old files or everything that replaces them.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::message::{Reply, Request, owner};
+use super::quorum::Quorum;
+use super::{Shard, ShardStart, partition_dir, remove_partition_dir};
+use crate::controller::{ControllerReply, ControllerRequest, MetadataImage, Settings};
+use crate::io::local::{self, Bell};
+use crate::io::mailbox::{Mailbox, mailboxes};
+use crate::io::{Class, DetachedStream, Io, OpenMode, Stream};
+use crate::limits::{JOURNAL_FILES, SMALLEST_JOURNAL_FILE, largest_batch};
+use crate::log::checkpoint::{self, Checkpoint};
+use crate::log::journal::{DiskFailure, Journal, JournalConfig, JournalStart, lock};
+use crate::log::recovery::{self, Piece, Recovered, RecoveredJournal, RecoveredLog};
+use crate::log::{Log, PartitionId};
+
+/// How a broker is laid out. The same on all of its cores.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Where everything is.
+    pub data_dir: PathBuf,
+    /// The broker's id.
+    pub node_id: i32,
+    /// Cores that own partitions; one more keeps the metadata.
+    pub shards: usize,
+    /// The bound of all journals together, in bytes; a replay reads no more.
+    pub journal_bytes: u64,
+    /// Memory for the whole process, in bytes.
+    pub memory_bytes: u64,
+    /// The broker's static settings.
+    pub settings: Arc<Settings>,
+    /// Whether the operator accepts what damage has destroyed: suspended partitions take produce again.
+    pub accept_loss: bool,
+}
+
+impl NodeConfig {
+    fn journal_file_bytes(&self) -> u64 {
+        let bytes = self.journal_bytes / (self.shards as u64 * JOURNAL_FILES as u64);
+        bytes.max(SMALLEST_JOURNAL_FILE).next_multiple_of(1 << 20)
+    }
+}
+
+/// Why a broker does not start: a sentence with the remedy.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct StartError(pub String);
+
+impl StartError {
+    fn io(what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> StartError {
+        move |error| StartError(format!("{what}: {error}"))
+    }
+}
+
+/// What travels between the cores of a broker.
+pub enum Message {
+    /// Hand these logs to the shard.
+    Start(Box<StartOf>),
+    /// The shard has taken over what it was handed, durably; or has not.
+    Adopted(Result<(), StartError>),
+    /// Old files may be given up now.
+    Release,
+    /// The shard has given them up.
+    Released,
+    /// The broker is ready with this image; or is not.
+    Ready(Result<Arc<MetadataImage>, StartError>),
+    /// A request, its sender and the token of its answer.
+    Request(usize, u64, Request),
+    /// The answer to the sender's token.
+    Reply(u64, Reply),
+    /// A request to the controller.
+    Control(usize, u64, ControllerRequest),
+    /// Its answer.
+    ControlReply(u64, ControllerReply),
+    /// A connection that the receiver serves from now on.
+    Connection(DetachedStream, SocketAddr),
+}
+
+/// What a shard starts from.
+pub struct StartOf {
+    image: Arc<MetadataImage>,
+    journal: Option<RecoveredJournal>,
+    logs: Vec<RecoveredLog>,
+}
+
+/// The mailboxes of a broker, one for each core.
+pub fn node_mailboxes(config: &NodeConfig) -> Vec<Mailbox<Message>> {
+    mailboxes(config.shards + 1)
+}
+
+/// Where an answer goes.
+pub enum ReplyTo {
+    /// To a task of this core.
+    Local(local::Sender<Reply>),
+    /// To another core's token.
+    Remote(Core, usize, u64),
+}
+
+impl ReplyTo {
+    /// Answers.
+    pub fn send(self, reply: Reply) {
+        match self {
+            ReplyTo::Local(sender) => sender.send(reply),
+            ReplyTo::Remote(core, to, token) => core.0.mailbox.send(&core.0.io, to, Message::Reply(token, reply)),
+        }
+    }
+}
+
+struct CoreState {
+    io: Io,
+    mailbox: Mailbox<Message>,
+    config: Arc<NodeConfig>,
+    image: RefCell<Arc<MetadataImage>>,
+    shard: RefCell<Option<Rc<Shard>>>,
+    next_token: Cell<u64>,
+    replies: RefCell<BTreeMap<u64, local::Sender<Reply>>>,
+    control_replies: RefCell<BTreeMap<u64, local::Sender<ControllerReply>>>,
+    /// Requests to the controller, on the metadata core.
+    controls: RefCell<VecDeque<(usize, u64, ControllerRequest)>>,
+    control_bell: Bell,
+    connections: RefCell<VecDeque<(DetachedStream, SocketAddr)>>,
+    connection_bell: Bell,
+    failure: DiskFailure,
+}
+
+/// One core's handle to the broker.
+#[derive(Clone)]
+pub struct Core(Rc<CoreState>);
+
+/// Starts this core's part of a broker; returns on every core when the broker is ready on all of them.
+pub async fn start(io: Io, mailbox: Mailbox<Message>, config: Arc<NodeConfig>) -> Result<Core, StartError> {
+    let state = CoreState {
+        io: io.clone(),
+        mailbox,
+        config: config.clone(),
+        image: RefCell::default(),
+        shard: RefCell::new(None),
+        next_token: Cell::new(0),
+        replies: RefCell::default(),
+        control_replies: RefCell::default(),
+        controls: RefCell::default(),
+        control_bell: Bell::default(),
+        connections: RefCell::default(),
+        connection_bell: Bell::default(),
+        failure: DiskFailure::default(),
+    };
+    let core = Core(Rc::new(state));
+    let image = if io.core() == config.shards { core.start_metadata().await } else { core.start_shard().await }?;
+    *core.0.image.borrow_mut() = image;
+    let dispatcher = core.clone();
+    io.spawn(Class::Foreground, async move { dispatcher.dispatch().await });
+    Ok(core)
+}
+
+impl Core {
+    /// The core's handle to the world.
+    pub fn io(&self) -> &Io {
+        &self.0.io
+    }
+
+    /// How many shards there are.
+    pub fn shards(&self) -> usize {
+        self.0.config.shards
+    }
+
+    /// The layout of the broker.
+    pub fn config(&self) -> &NodeConfig {
+        &self.0.config
+    }
+
+    /// The newest image that this core has applied.
+    pub fn image(&self) -> Arc<MetadataImage> {
+        self.0.image.borrow().clone()
+    }
+
+    /// Completes when the disk has failed under this core: the process must leave.
+    pub async fn failed(&self) -> String {
+        self.0.failure.wait().await
+    }
+
+    /// Queues the request for that shard at once, in the order of the calls. The future gives the answer, or
+    /// `None` if the broker is going away.
+    pub fn request(&self, shard: usize, request: Request) -> local::Receiver<Reply> {
+        let (sender, receiver) = local::oneshot();
+        let own = self.0.shard.borrow().as_ref().filter(|_| shard == self.0.io.core()).cloned();
+        match own {
+            Some(own) => own.handle(request, ReplyTo::Local(sender)),
+            None => {
+                let token = self.token();
+                self.0.replies.borrow_mut().insert(token, sender);
+                self.send(shard, Message::Request(self.0.io.core(), token, request));
+            }
+        }
+        receiver
+    }
+
+    /// Asks the controller; answered when the change is durable and in force on every core.
+    pub async fn controller(&self, request: ControllerRequest) -> Option<ControllerReply> {
+        let (sender, receiver) = local::oneshot();
+        let token = self.token();
+        self.0.control_replies.borrow_mut().insert(token, sender);
+        self.send(self.shards(), Message::Control(self.0.io.core(), token, request));
+        receiver.await
+    }
+
+    /// Gives a connection to another core, which gets it from [`Core::next_connection`].
+    pub fn hand_over(&self, core: usize, stream: DetachedStream, peer: SocketAddr) {
+        self.send(core, Message::Connection(stream, peer));
+    }
+
+    /// The next connection that was given to this core.
+    pub async fn next_connection(&self) -> (Stream, SocketAddr) {
+        let (stream, peer) = self.0.connection_bell.until(|| self.0.connections.borrow_mut().pop_front()).await;
+        (self.0.io.adopt(stream), peer)
+    }
+
+    /// Stops every shard cleanly, so that the next start has nothing to replay.
+    pub async fn stop(&self) {
+        let stops: Vec<_> = (0..self.shards()).map(|shard| self.request(shard, Request::Stop)).collect();
+        for stop in stops {
+            stop.await;
+        }
+    }
+
+    fn token(&self) -> u64 {
+        let token = self.0.next_token.get();
+        self.0.next_token.set(token + 1);
+        token
+    }
+
+    fn send(&self, to: usize, message: Message) {
+        self.0.mailbox.send(&self.0.io, to, message);
+    }
+
+    async fn dispatch(&self) {
+        loop {
+            for message in self.0.mailbox.receive().await {
+                self.receive(message);
+            }
+        }
+    }
+
+    fn receive(&self, message: Message) {
+        match message {
+            Message::Request(from, token, request) => {
+                self.note_image(&request);
+                let shard = self.0.shard.borrow().clone();
+                match shard {
+                    Some(shard) => shard.handle(request, ReplyTo::Remote(self.clone(), from, token)),
+                    // The metadata core only follows the image.
+                    None => self.send(from, Message::Reply(token, Reply::Apply)),
+                }
+            }
+            Message::Reply(token, reply) => {
+                let sender = self.0.replies.borrow_mut().remove(&token);
+                sender.expect("each answer has its question").send(reply);
+            }
+            Message::Control(from, token, request) => {
+                self.0.controls.borrow_mut().push_back((from, token, request));
+                self.0.control_bell.ring();
+            }
+            Message::ControlReply(token, reply) => {
+                let sender = self.0.control_replies.borrow_mut().remove(&token);
+                sender.expect("each answer has its question").send(reply);
+            }
+            Message::Connection(stream, peer) => {
+                self.0.connections.borrow_mut().push_back((stream, peer));
+                self.0.connection_bell.ring();
+            }
+            Message::Start(_) | Message::Adopted(_) | Message::Release | Message::Released | Message::Ready(_) => {
+                unreachable!("the start is over")
+            }
+        }
+    }
+
+    fn note_image(&self, request: &Request) {
+        if let Request::Apply(image) = request {
+            *self.0.image.borrow_mut() = image.clone();
+        }
+    }
+
+    /// The next message of the start.
+    async fn next_of_start(&self, early: &mut VecDeque<Message>) -> Message {
+        if early.is_empty() {
+            early.extend(self.0.mailbox.receive().await);
+        }
+        early.pop_front().expect("a mailbox gives at least one message")
+    }
+}
+
+/// The shard's side of the start.
+impl Core {
+    async fn start_shard(&self) -> Result<Arc<MetadataImage>, StartError> {
+        let metadata = self.shards();
+        let mut early = VecDeque::new();
+        let start = match self.next_of_start(&mut early).await {
+            Message::Start(start) => *start,
+            Message::Ready(Err(error)) => return Err(error),
+            _ => unreachable!("a start begins with the logs"),
+        };
+        let old = start.journal.clone();
+        let adopted = self.adopt(start).await;
+        self.send(metadata, Message::Adopted(adopted.clone()));
+        let shard = adopted.ok();
+        loop {
+            match self.next_of_start(&mut early).await {
+                Message::Release => {
+                    if let (Some(old), Some(shard)) = (&old, self.0.shard.borrow().clone()) {
+                        self.give_up_old_files(old, &shard).await.map_err(StartError::io(old.dir.display()))?;
+                    }
+                    self.send(metadata, Message::Released);
+                }
+                Message::Ready(ready) => {
+                    let image = ready?;
+                    shard.expect("a broker is ready only if each shard is");
+                    self.0.shard.borrow().as_ref().expect("the shard was adopted").run();
+                    // Whatever else came early is a request: it is served as such.
+                    early.into_iter().for_each(|message| self.receive(message));
+                    return Ok(image);
+                }
+                _ => unreachable!("nothing else is sent before the start is over"),
+            }
+        }
+    }
+
+    /// Opens the journal and puts everything behind the drained ends into it, durably, then a checkpoint.
+    async fn adopt(&self, start: StartOf) -> Result<(), StartError> {
+        let config = &self.0.config;
+        let dir = journal_dir(&config.data_dir, self.0.io.core());
+        self.adopt_into(start, dir.clone()).await.map_err(StartError::io(dir.display()))
+    }
+
+    async fn adopt_into(&self, start: StartOf, dir: PathBuf) -> io::Result<()> {
+        let (io, config) = (&self.0.io, &self.0.config);
+        let file_bytes = config.journal_file_bytes();
+        let known = start.journal;
+        make_dir(io, &dir).await?;
+        let free = known.as_ref().map(|journal| journal.free.clone()).unwrap_or_default();
+        let reusable = open_reusable(io, &dir, &free, file_bytes).await?;
+        let begin = known.as_ref().map_or_else(|| new_journal(io), |journal| journal.start);
+        let next_name = known.as_ref().map_or(0, |journal| journal.next_name);
+        let generation = known.as_ref().map_or(0, |journal| journal.generation);
+        let journal = Journal::new(io.clone(), JournalConfig { dir: dir.clone(), file_bytes }, begin, reusable, next_name, self.0.failure.clone());
+        journal.begin().await?;
+        let replay_from = journal.current_file_sequence();
+        let memory = config.memory_bytes / config.shards as u64;
+        let shard = Shard::new(ShardStart {
+            io: io.clone(),
+            data_dir: config.data_dir.clone(),
+            number: (io.core(), config.shards),
+            journal: journal.clone(),
+            failure: self.0.failure.clone(),
+            largest_batch: largest_batch(file_bytes),
+            checkpoint: Checkpoint::after(io.clone(), dir, generation),
+            cache_bytes: (memory / 2) as usize,
+        });
+        shard.run_settling();
+        let mut waiting = Vec::new();
+        for recovered in start.logs {
+            let topic = start.image.topics.get(&recovered.record.id.topic_id).expect("logs of unknown topics were dropped").clone();
+            waiting.push((topic.clone(), recovered));
+        }
+        for (topic, recovered) in waiting {
+            let ownership = recovered.record.ownership + 1;
+            let dir = partition_dir(&config.data_dir, &topic.name, recovered.record.id.partition);
+            let mut log = Log::restore(recovered.record, dir, Default::default());
+            log.set_ownership(ownership);
+            if config.accept_loss && log.is_suspended() {
+                tracing::warn!(partition = %log.id, "its end could not be proved; the loss is accepted");
+                log.accept_loss();
+            }
+            let id = log.id;
+            shard.add(&topic, log);
+            shard.adopt(id, recovered.pieces).await;
+        }
+        shard.apply_new(&start.image);
+        journal.idle_or(&self.0.failure).await;
+        if self.0.failure.is_set() {
+            return Err(io::Error::other("the disk failed while the logs were taken over"));
+        }
+        shard.write_checkpoint(replay_from).await?;
+        *self.0.shard.borrow_mut() = Some(shard);
+        Ok(())
+    }
+
+    /// The files of earlier starts hold nothing that is needed now.
+    async fn give_up_old_files(&self, old: &RecoveredJournal, shard: &Rc<Shard>) -> io::Result<()> {
+        let io = &self.0.io;
+        checkpoint::remove_others(io, &old.dir, Some(shard.checkpoint_generation())).await?;
+        let files = open_reusable(io, &old.dir, &old.needed, self.0.config.journal_file_bytes()).await?;
+        shard.take_free_files(files);
+        Ok(())
+    }
+}
+
+/// Opens and locks the files of that size, for the journal to use again; removes the others.
+async fn open_reusable(io: &Io, dir: &Path, names: &[String], file_bytes: u64) -> io::Result<Vec<crate::io::File>> {
+    let mut files = Vec::new();
+    for name in names {
+        let path = dir.join(name);
+        let file = io.open(&path, OpenMode::ReadWrite).await?;
+        if file.len().await? == file_bytes && files.len() < JOURNAL_FILES {
+            lock(io, &file).await?;
+            files.push(file);
+        } else {
+            io.remove_file(&path).await?;
+        }
+    }
+    Ok(files)
+}
+
+fn new_journal(io: &Io) -> JournalStart {
+    let mut journal = [0; 16];
+    journal[..8].copy_from_slice(&io.random_u64().to_le_bytes());
+    journal[8..].copy_from_slice(&io.random_u64().to_le_bytes());
+    JournalStart { journal, file_sequence: 1, last_sequence: 0, last_crc: 0 }
+}
+
+async fn make_dir(io: &Io, dir: &Path) -> io::Result<()> {
+    match io.create_dir(dir).await {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => match dir.parent() {
+            Some(parent) => io.sync_dir(parent).await,
+            None => Ok(()),
+        },
+    }
+}
+
+fn journals_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("@journal")
+}
+
+fn journal_dir(data_dir: &Path, number: usize) -> PathBuf {
+    journals_dir(data_dir).join(number.to_string())
+}
+
+/// The metadata core's side of the start.
+impl Core {
+    async fn start_metadata(&self) -> Result<Arc<MetadataImage>, StartError> {
+        let result = self.start_all().await;
+        let (ready, result) = match result {
+            Ok((quorum, image)) => (Ok(image.clone()), Ok((quorum, image))),
+            Err(error) => (Err(error.clone()), Err(error)),
+        };
+        for shard in 0..self.shards() {
+            self.send(shard, Message::Ready(ready.clone()));
+        }
+        let (quorum, image) = result?;
+        let core = self.clone();
+        self.0.io.spawn(Class::Foreground, async move { core.serve_controller(quorum).await });
+        Ok(image)
+    }
+
+    async fn start_all(&self) -> Result<(Quorum, Arc<MetadataImage>), StartError> {
+        let (io, config) = (&self.0.io, &self.0.config);
+        let data_dir = &config.data_dir;
+        let lock_file = claim(io, data_dir).await?;
+        let quorum = Quorum::open(io.clone(), data_dir, config.settings.clone()).await.map_err(|error| StartError(error.to_string()))?;
+        let image = quorum.image();
+        let root = journals_dir(data_dir);
+        let quarantine = data_dir.join("@quarantine");
+        make_dir(io, &root).await.map_err(StartError::io(root.display()))?;
+        make_dir(io, &quarantine).await.map_err(StartError::io(quarantine.display()))?;
+        let started = io.now();
+        let recovered = recovery::recover(io, &root, &quarantine).await.map_err(StartError::io(root.display()))?;
+        tracing::info!(bytes_read = recovered.bytes_read, partitions = recovered.logs.len(), corrupt_groups = recovered.corrupt_groups, millis = io.now().since(started).as_millis() as u64, "journals are read");
+        self.remove_strays(&recovered, &image).await.map_err(StartError::io(data_dir.display()))?;
+        self.hand_out(recovered, &image).await?;
+        // Held for as long as the process lives.
+        let io_task = io.clone();
+        io.spawn(Class::Background, async move {
+            let _lock_file = lock_file;
+            loop {
+                io_task.sleep(std::time::Duration::from_secs(3600)).await;
+            }
+        });
+        Ok((quorum, image))
+    }
+
+    /// Removes directories of topics that are gone, and what a deletion left half done.
+    async fn remove_strays(&self, recovered: &Recovered, image: &MetadataImage) -> io::Result<()> {
+        let (io, data_dir) = (&self.0.io, &self.0.config.data_dir);
+        let mut known: Vec<String> = Vec::new();
+        for log in recovered.logs.values().filter(|log| !log.record.segments.is_empty()) {
+            if let Some(topic) = image.topics.get(&log.record.id.topic_id) {
+                known.push(format!("{}-{}", topic.name, log.record.id.partition));
+            }
+        }
+        known.sort_unstable();
+        for entry in io.read_dir(data_dir).await? {
+            let is_partition = entry.is_dir && !entry.name.starts_with('@') && looks_like_partition(&entry.name);
+            if is_partition && known.binary_search(&entry.name).is_err() {
+                tracing::info!(directory = entry.name, "removing a directory that no topic owns");
+                let doomed = format!("@doomed-{}", entry.name);
+                remove_partition_dir(io, data_dir, &data_dir.join(&entry.name), &doomed).await?;
+            } else if entry.is_dir && entry.name.starts_with("@doomed-") {
+                let dir = data_dir.join(&entry.name);
+                for file in io.read_dir(&dir).await? {
+                    io.remove_file(&dir.join(file.name)).await?;
+                }
+                io.remove_dir(&dir).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives each shard its logs, and waits until all have taken them over; then old files are given up.
+    async fn hand_out(&self, recovered: Recovered, image: &Arc<MetadataImage>) -> Result<(), StartError> {
+        let shards = self.shards();
+        let Recovered { logs, mut journals, .. } = recovered;
+        let mut starts: Vec<StartOf> = (0..shards).map(|shard| StartOf { image: image.clone(), journal: journals.remove(&shard), logs: Vec::new() }).collect();
+        for (id, log) in logs {
+            if has_partition(image, id) {
+                starts[owner(id, shards)].logs.push(log);
+            }
+        }
+        for (shard, start) in starts.into_iter().enumerate() {
+            self.send(shard, Message::Start(Box::new(start)));
+        }
+        let mut early = VecDeque::new();
+        let mut result = Ok(());
+        for _ in 0..shards {
+            let Message::Adopted(adopted) = self.next_of_start(&mut early).await else { unreachable!("a shard says first that it has adopted") };
+            result = result.and(adopted);
+        }
+        result?;
+        for shard in 0..shards {
+            self.send(shard, Message::Release);
+        }
+        for _ in 0..shards {
+            let Message::Released = self.next_of_start(&mut early).await else { unreachable!("a shard says that it has released") };
+        }
+        for journal in journals.into_values() {
+            self.remove_journal(&journal).await.map_err(StartError::io(journal.dir.display()))?;
+        }
+        early.into_iter().for_each(|message| self.receive(message));
+        Ok(())
+    }
+
+    /// Removes a journal that has no core any more. Its checkpoint goes last: without it, its files say nothing.
+    async fn remove_journal(&self, journal: &RecoveredJournal) -> io::Result<()> {
+        let io = &self.0.io;
+        for name in journal.needed.iter().chain(&journal.free) {
+            io.remove_file(&journal.dir.join(name)).await?;
+        }
+        io.sync_dir(&journal.dir).await?;
+        checkpoint::remove_others(io, &journal.dir, None).await?;
+        io.remove_dir(&journal.dir).await?;
+        io.sync_dir(&journals_dir(&self.0.config.data_dir)).await
+    }
+
+    /// Serves the controller's requests in their order, for ever.
+    async fn serve_controller(&self, mut quorum: Quorum) {
+        loop {
+            let (from, token, request) = self.0.control_bell.until(|| self.0.controls.borrow_mut().pop_front()).await;
+            let (reply, image) = quorum.handle(request).await;
+            if quorum.has_failed() {
+                self.0.failure.set("a write of the metadata log failed".to_owned());
+                return;
+            }
+            if let Some(image) = image {
+                self.publish(image).await;
+            }
+            self.send(from, Message::ControlReply(token, reply));
+        }
+    }
+
+    /// Puts the image in force on every core.
+    async fn publish(&self, image: Arc<MetadataImage>) {
+        *self.0.image.borrow_mut() = image.clone();
+        let applied: Vec<_> = (0..self.shards()).map(|shard| self.request(shard, Request::Apply(image.clone()))).collect();
+        for applied in applied {
+            applied.await;
+        }
+    }
+}
+
+fn has_partition(image: &MetadataImage, id: PartitionId) -> bool {
+    image.topics.get(&id.topic_id).is_some_and(|topic| (id.partition as usize) < topic.partitions.len())
+}
+
+/// `<topic>-<partition>`, or `<topic id>-<partition>-delete`.
+fn looks_like_partition(name: &str) -> bool {
+    let name = name.strip_suffix("-delete").unwrap_or(name);
+    name.rsplit_once('-').is_some_and(|(topic, partition)| !topic.is_empty() && partition.parse::<u32>().is_ok())
+}
+
+/// Makes the data directory if it is not there, and claims it for this process.
+async fn claim(io: &Io, data_dir: &Path) -> Result<crate::io::File, StartError> {
+    make_dir(io, data_dir).await.map_err(StartError::io(format!("the data directory {} cannot be made", data_dir.display())))?;
+    let path = data_dir.join("@lock");
+    let file = io.open(&path, OpenMode::Create).await.map_err(StartError::io(format!("{} cannot be opened; the data directory must be writable and on a filesystem with direct I/O (ext4, XFS)", path.display())))?;
+    match lock(io, &file).await {
+        Ok(()) => Ok(file),
+        Err(error) => Err(StartError(format!("the data directory {} is in use: {error}; stop the other broker, or give this one a --data-dir of its own", data_dir.display()))),
+    }
+}
+
+impl Shard {
+    /// Takes over what recovery found behind a log's drained end.
+    async fn adopt(&self, id: PartitionId, pieces: Vec<Piece>) {
+        for piece in pieces {
+            match piece {
+                Piece::Damaged(end) => {
+                    // Damage counts from the durable end: what comes before it must have become durable.
+                    self.journal.idle_or(&self.failure).await;
+                    self.with_log(id, |log| log.mark_damaged(end));
+                }
+                Piece::Bytes(entry, bytes) => {
+                    if !self.journal.has_room(bytes.len()) {
+                        futures_lite::future::or(self.journal.room(bytes.len()), async { drop(self.failure.wait().await) }).await;
+                    }
+                    if self.failure.is_set() {
+                        return;
+                    }
+                    self.with_log(id, |log| log.adopt(&self.journal, &entry, &bytes));
+                }
+            }
+        }
+    }
+
+    fn with_log(&self, id: PartitionId, act: impl FnOnce(&mut Log)) {
+        let partitions = self.partitions.borrow();
+        act(&mut partitions.get(&id).expect("an adopted log has its partition").log.borrow_mut());
+    }
+
+    /// Makes the partitions of the image that no journal knew.
+    fn apply_new(&self, image: &MetadataImage) {
+        for topic in image.topics.values() {
+            for partition in 0..topic.partitions.len() as i32 {
+                let id = PartitionId { topic_id: topic.id, partition };
+                if owner(id, self.shards) == self.number {
+                    self.apply_partition(topic, id);
+                }
+            }
+        }
+    }
+
+    fn checkpoint_generation(&self) -> u64 {
+        self.checkpoint.borrow().as_ref().map_or(0, Checkpoint::generation)
+    }
+
+    fn take_free_files(&self, files: Vec<crate::io::File>) {
+        self.journal.add_free(files);
+    }
+}

@@ -1,0 +1,250 @@
+//! A partition on the core that owns it: its log, its leader's state, and who waits for it.
+//!
+//! This is where the log, which knows no clients, meets what a client may be told. Invariant: nothing at or
+//! behind the high watermark is shown, and the high watermark never passes the durable end.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use super::message::{EpochEnded, ListedOffset, ProducePart, Produced, ReadPart};
+use super::purgatory::{PendingAwait, PendingProduce};
+use crate::controller::TopicConfig;
+use crate::controller::image::{PartitionState, Topic};
+use crate::log::drain::SharedLog;
+use crate::log::journal::Journal;
+use crate::log::partition_log::LogConfig;
+use crate::log::producer_state::SequenceCheck;
+use crate::log::Log;
+use crate::protocol::ErrorCode;
+use crate::record::batch::BatchView;
+use crate::record::validate::{Append, Origin, Rejected};
+use crate::record::{Codec, Scratch, TimestampType, TopicRules, Validated, validate};
+
+/// A partition that this core leads.
+pub struct Partition {
+    /// Its log.
+    pub log: SharedLog,
+    /// `topic-partition`, for messages.
+    pub name: String,
+    leader_epoch: i32,
+    rules: TopicRules,
+    relaxed: bool,
+    /// Produces by the end offset that must be durable, in offset order but for duplicates.
+    produces: VecDeque<(i64, Rc<PendingProduce>, usize)>,
+    readers: Vec<(i64, Rc<PendingAwait>)>,
+}
+
+/// A batch that has been judged.
+pub enum Outcome {
+    /// It is in the log, durable when the durable end reaches the offset; with this answer.
+    Appended(i64, Produced),
+    /// It is answered at once.
+    Answered(Produced),
+}
+
+/// The rules of a topic's configs for batches.
+fn rules(config: &TopicConfig, largest_batch: usize) -> TopicRules {
+    let level = |codec| match codec {
+        Codec::Gzip => config.compression_gzip_level,
+        Codec::Lz4 => config.compression_lz4_level,
+        Codec::Zstd => config.compression_zstd_level,
+        other => other.default_level(),
+    };
+    TopicRules {
+        compression: config.compression.map(|codec| (codec, level(codec))),
+        timestamp_type: if config.log_append_time { TimestampType::LogAppendTime } else { TimestampType::CreateTime },
+        timestamp_before_max_ms: config.message_timestamp_before_max_ms,
+        timestamp_after_max_ms: config.message_timestamp_after_max_ms,
+        max_message_bytes: (config.max_message_bytes.max(0) as usize).min(largest_batch),
+        segment_bytes: config.segment_bytes.max(0) as usize,
+        compacted: config.compact,
+        ..TopicRules::default()
+    }
+}
+
+impl Partition {
+    /// The leader of `log`, as the image has it.
+    pub fn new(log: Log, topic: &Topic, partition: i32, largest_batch: usize) -> Partition {
+        let mut partition = Partition {
+            name: format!("{}-{partition}", topic.name),
+            log: Rc::new(RefCell::new(log)),
+            leader_epoch: -1,
+            rules: TopicRules::default(),
+            relaxed: false,
+            produces: VecDeque::new(),
+            readers: Vec::new(),
+        };
+        let index = partition.log.borrow().id.partition;
+        partition.apply(topic, &topic.partitions[index as usize], largest_batch);
+        partition
+    }
+
+    /// What the newest image says.
+    pub fn apply(&mut self, topic: &Topic, state: &PartitionState, largest_batch: usize) {
+        let config = &topic.effective;
+        self.rules = rules(config, largest_batch);
+        self.relaxed = config.durability_relaxed;
+        let mut log = self.log.borrow_mut();
+        log.configure(LogConfig { segment_bytes: config.segment_bytes.max(1) as u64, segment_ms: config.segment_ms });
+        if state.leader_epoch > self.leader_epoch {
+            self.leader_epoch = state.leader_epoch;
+            let end = log.log_end_offset();
+            log.epochs().assign(state.leader_epoch, end);
+        }
+    }
+
+    /// One past the last offset that anyone may see.
+    pub fn high_watermark(&self) -> i64 {
+        let log = self.log.borrow();
+        if planted!(HighWatermarkIsLogEnd) { log.log_end_offset() } else { log.durable_end_offset() }
+    }
+
+    /// Whether producers are answered before the flush.
+    pub fn is_relaxed(&self) -> bool {
+        self.relaxed
+    }
+
+    /// NONE, or why a client that believes in `epoch` is turned away (KIP-320).
+    pub fn check_epoch(&self, epoch: i32) -> ErrorCode {
+        match epoch {
+            -1 => ErrorCode::None,
+            epoch if epoch < self.leader_epoch => ErrorCode::FencedLeaderEpoch,
+            epoch if epoch > self.leader_epoch => ErrorCode::UnknownLeaderEpoch,
+            _ => ErrorCode::None,
+        }
+    }
+
+    /// Checks a batch's bytes as the topic's rules demand, before there need be room for it.
+    pub fn validate<'a>(&self, part: &'a ProducePart, version: i16, now_ms: i64, scratch: &mut Scratch) -> Result<Validated<'a>, Produced> {
+        if self.log.borrow().is_suspended() {
+            return Err(Produced::refused(ErrorCode::KafkaStorageError));
+        }
+        let append = Append { origin: Origin::Client { produce_version: version }, now_ms, partition: &self.name };
+        validate(&part.records, &self.rules, &append, scratch).map_err(|refusal| self.refused(refusal))
+    }
+
+    fn refused(&self, refusal: Rejected) -> Produced {
+        tracing::debug!(partition = self.name, "batch refused: {}", refusal.detail);
+        Produced {
+            error: ErrorCode::from_code(refusal.reason.code()).expect("a rejection has one of Kafka's codes"),
+            base_offset: -1,
+            log_append_time_ms: -1,
+            log_start_offset: if refusal.tells_log_start { self.log.borrow().log_start_offset() } else { -1 },
+            record_errors: refusal.record_errors.into_iter().map(|error| (error.batch_index, Some(error.message))).collect(),
+            error_message: refusal.message,
+        }
+    }
+
+    /// Judges the producer's sequence and appends. The journal has room.
+    pub fn append(&mut self, journal: &Journal, batch: &Validated<'_>) -> Outcome {
+        let mut log = self.log.borrow_mut();
+        let log_start_offset = log.log_start_offset();
+        let done = |base_offset, log_append_time_ms| Produced { error: ErrorCode::None, base_offset, log_append_time_ms, log_start_offset, record_errors: Vec::new(), error_message: None };
+        if let Some(producer) = &batch.producer {
+            match log.producers().check(producer.id, producer.epoch, producer.base_sequence, producer.last_sequence) {
+                SequenceCheck::Append => {}
+                SequenceCheck::Reject(error) => return Outcome::Answered(Produced { log_start_offset, ..Produced::refused(error) }),
+                SequenceCheck::Duplicate(original) => {
+                    let answer = done(original.base_offset, batch.log_append_time_ms.map_or(-1, |_| original.timestamp));
+                    let settled = original.last_offset < log.durable_end_offset() || planted!(DuplicateAnsweredEarly);
+                    return if settled { Outcome::Answered(answer) } else { Outcome::Appended(original.last_offset + 1, answer) };
+                }
+            }
+        }
+        let view = BatchView::parse(&batch.batch).expect("a validated batch parses");
+        let appended = log.append(journal, &view, self.leader_epoch);
+        Outcome::Appended(appended.end_offset, done(appended.base_offset, batch.log_append_time_ms.unwrap_or(-1)))
+    }
+
+    /// Answers the part when the durable end has reached `end_offset`.
+    pub fn wait_durable(&mut self, end_offset: i64, pending: &Rc<PendingProduce>, part: usize) {
+        let at = self.produces.iter().rposition(|waiting| waiting.0 <= end_offset).map_or(0, |before| before + 1);
+        self.produces.insert(at, (end_offset, pending.clone(), part));
+    }
+
+    /// Answers the reader when there is something at or behind `seen_end`; false if there is already.
+    pub fn wait_news(&mut self, seen_end: i64, pending: &Rc<PendingAwait>) -> bool {
+        if self.high_watermark() > seen_end {
+            return false;
+        }
+        self.readers.retain(|(_, reader)| !reader.is_answered());
+        self.readers.push((seen_end, pending.clone()));
+        true
+    }
+
+    /// The durable end has moved.
+    pub fn on_durable(&mut self) {
+        let durable_end = self.log.borrow().durable_end_offset();
+        while self.produces.front().is_some_and(|(end, _, _)| *end <= durable_end) {
+            let (_, pending, part) = self.produces.pop_front().expect("there is a front");
+            pending.settle(part, None);
+        }
+        let visible = self.high_watermark();
+        self.readers.retain(|(seen, reader)| {
+            if visible > *seen {
+                reader.answer();
+            }
+            visible <= *seen
+        });
+    }
+
+    /// The partition leaves this core: who waits is told to look elsewhere.
+    pub fn close(&mut self, error: ErrorCode) {
+        self.produces.drain(..).for_each(|(_, pending, part)| pending.settle(part, Some(error)));
+        self.readers.drain(..).for_each(|(_, reader)| reader.answer());
+    }
+
+    /// The frame of a read's answer: the ends, and whether `offset` can be read (Kafka's checks, in order).
+    pub fn read_frame(&self, current_leader_epoch: i32, last_fetched_epoch: i32, offset: i64) -> ReadPart {
+        let epoch_error = self.check_epoch(current_leader_epoch);
+        if epoch_error != ErrorCode::None {
+            return ReadPart::refused(epoch_error);
+        }
+        let high_watermark = self.high_watermark();
+        let mut log = self.log.borrow_mut();
+        let frame = ReadPart { high_watermark, last_stable_offset: high_watermark, log_start_offset: log.log_start_offset(), ..ReadPart::refused(ErrorCode::None) };
+        if last_fetched_epoch >= 0 {
+            let end = log.log_end_offset();
+            let (epoch, epoch_end) = log.epochs().end_of(last_fetched_epoch, end);
+            if epoch < 0 {
+                return ReadPart::refused(ErrorCode::OffsetOutOfRange);
+            }
+            if epoch < last_fetched_epoch || epoch_end < offset {
+                return ReadPart { diverging_epoch: Some((epoch, epoch_end)), ..frame };
+            }
+        }
+        if offset > log.log_end_offset() || offset < log.log_start_offset() {
+            return ReadPart::refused(ErrorCode::OffsetOutOfRange);
+        }
+        frame
+    }
+
+    /// The end of the largest epoch not above the one asked for.
+    pub fn epoch_end(&self, current_leader_epoch: i32, leader_epoch: i32) -> EpochEnded {
+        let error = self.check_epoch(current_leader_epoch);
+        if error != ErrorCode::None {
+            return EpochEnded { error, leader_epoch: -1, end_offset: -1 };
+        }
+        let mut log = self.log.borrow_mut();
+        let end = log.durable_end_offset();
+        let (leader_epoch, end_offset) = log.epochs().end_of(leader_epoch, end);
+        EpochEnded { error, leader_epoch, end_offset }
+    }
+
+    /// An offset by name: −1 latest, −2 earliest, −4 earliest local, −5 latest tiered. `None` for a time.
+    pub fn named_offset(&self, timestamp: i64) -> Option<ListedOffset> {
+        let offset = match timestamp {
+            -1 => self.high_watermark(),
+            -2 | -4 => self.log.borrow().log_start_offset(),
+            -5 => -1,
+            _ => return None,
+        };
+        let leader_epoch = match timestamp {
+            -5 => -1,
+            -1 => self.leader_epoch,
+            _ => self.log.borrow_mut().epochs().epoch_of(offset).unwrap_or(-1),
+        };
+        Some(ListedOffset { error: ErrorCode::None, timestamp: -1, offset, leader_epoch })
+    }
+}

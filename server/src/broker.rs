@@ -196,7 +196,12 @@ pub async fn run_core(
     futures_lite::future::or(failed, serve(io, core, config, ready)).await
 }
 
-async fn serve(io: Io, core: Core, config: Arc<BrokerConfig>, ready: impl FnOnce(&str, SocketAddr)) -> Result<(), StartError> {
+async fn serve(
+    io: Io,
+    core: Core,
+    config: Arc<BrokerConfig>,
+    ready: impl FnOnce(&str, SocketAddr),
+) -> Result<(), StartError> {
     if io.core() >= core.shards() {
         // The metadata core has no connections.
         return std::future::pending().await;

@@ -480,6 +480,7 @@ impl Core {
         let (io, config) = (&self.0.io, &self.0.config);
         let data_dir = &config.data_dir;
         let lock_file = claim(io, data_dir).await?;
+        refuse_lost_metadata(io, data_dir).await?;
         let quorum = Quorum::open(io.clone(), data_dir, config.settings.clone())
             .await
             .map_err(|error| StartError(error.to_string()))?;
@@ -613,6 +614,17 @@ impl Core {
             applied.await;
         }
     }
+}
+
+/// Journals without a metadata log: to found a new cluster over them would throw every record away.
+async fn refuse_lost_metadata(io: &Io, data_dir: &Path) -> Result<(), StartError> {
+    let entries = io.read_dir(data_dir).await.map_err(StartError::io(data_dir.display()))?;
+    let has = |name: &str| entries.iter().any(|entry| entry.name == name);
+    if has("@journal") && !has(super::quorum::METADATA_DIRECTORY) {
+        let what = "holds journals but no metadata log; restore @metadata, or move the directory away to begin anew";
+        return Err(StartError(format!("the data directory {} {what}", data_dir.display())));
+    }
+    Ok(())
 }
 
 fn has_partition(image: &MetadataImage, id: PartitionId) -> bool {

@@ -18,7 +18,9 @@ use engine::protocol::messages::create_topics::{CreatableTopic, CreateTopicsRequ
 use engine::protocol::messages::fetch::{FetchPartition, FetchRequest, FetchResponse, FetchTopic};
 use engine::protocol::messages::metadata::{MetadataRequest, MetadataRequestTopic, MetadataResponse};
 use engine::protocol::messages::produce::{PartitionProduceData, ProduceRequest, ProduceResponse, TopicProduceData};
-use engine::protocol::{ApiKey, Decoder, Encoder, ErrorCode, Message, Records, Request, RequestHeader, ResponseHeader, next_frame};
+use engine::protocol::{
+    ApiKey, Decoder, Encoder, ErrorCode, Message, Records, Request, RequestHeader, ResponseHeader, next_frame,
+};
 use engine::record::{BatchBuilder, batches};
 use engine::shard::{NodeConfig, node_mailboxes};
 
@@ -123,7 +125,13 @@ impl Client {
     }
 
     /// The next answer, which must be that of the request with this number, read by `read`.
-    async fn answer<T>(&mut self, number: i32, api_key: ApiKey, version: i16, read: impl FnOnce(&mut Decoder<'_>) -> T) -> T {
+    async fn answer<T>(
+        &mut self,
+        number: i32,
+        api_key: ApiKey,
+        version: i16,
+        read: impl FnOnce(&mut Decoder<'_>) -> T,
+    ) -> T {
         let frame = self.receive().await.expect("an answer");
         let mut decoder = Decoder::new(&frame);
         let header = ResponseHeader::decode(&mut decoder, api_key, version).expect("a header");
@@ -135,7 +143,8 @@ impl Client {
 }
 
 fn create(name: &str, partitions: i32) -> CreateTopicsRequest<'_> {
-    let topic = CreatableTopic { name: name.into(), num_partitions: partitions, replication_factor: 1, ..Default::default() };
+    let topic =
+        CreatableTopic { name: name.into(), num_partitions: partitions, replication_factor: 1, ..Default::default() };
     CreateTopicsRequest { topics: vec![topic], timeout_ms: 1000, validate_only: false }
 }
 
@@ -154,8 +163,14 @@ fn produce(name: &str, acks: i16, partition: i32, value: &str) -> ProduceRequest
 }
 
 fn fetch(name: &str, partitions: i32, offset: i64, max_wait_ms: i32) -> FetchRequest<'_> {
-    let partition = |partition| FetchPartition { partition, fetch_offset: offset, partition_max_bytes: 1 << 20, ..Default::default() };
-    let topic = FetchTopic { topic: name.into(), partitions: (0..partitions).map(partition).collect(), ..Default::default() };
+    let partition = |partition| FetchPartition {
+        partition,
+        fetch_offset: offset,
+        partition_max_bytes: 1 << 20,
+        ..Default::default()
+    };
+    let topic =
+        FetchTopic { topic: name.into(), partitions: (0..partitions).map(partition).collect(), ..Default::default() };
     FetchRequest { max_wait_ms, min_bytes: 1, max_bytes: 1 << 20, topics: vec![topic], ..Default::default() }
 }
 
@@ -202,7 +217,8 @@ fn pipelined_requests_are_answered_in_order_and_see_what_came_before() {
             all.extend(client.frame(&ApiVersionsRequest::default(), 0));
             client.send(all).await;
 
-            let created = |d: &mut Decoder<'_>| CreateTopicsResponse::decode(d, 7).expect("an answer").topics[0].error_code;
+            let created =
+                |d: &mut Decoder<'_>| CreateTopicsResponse::decode(d, 7).expect("an answer").topics[0].error_code;
             assert_eq!(client.answer(1, ApiKey::CreateTopics, 7, created).await, 0);
             let partitions = |d: &mut Decoder<'_>| {
                 let response = MetadataResponse::decode(d, 12).expect("an answer");
@@ -236,7 +252,9 @@ fn a_fetch_waits_for_records_and_holds_up_what_follows() {
         reader.send(both).await;
         assert_eq!(reader.answer(1, ApiKey::Fetch, 12, |d| fetched(d, 12)).await, [(0, 0), (1, 0)]);
         assert!(io.now().since(began) >= Duration::from_millis(500));
-        reader.answer(2, ApiKey::ApiVersions, 0, |d| ApiVersionsResponse::decode(d, 0).map(drop).expect("an answer")).await;
+        reader
+            .answer(2, ApiKey::ApiVersions, 0, |d| ApiVersionsResponse::decode(d, 0).map(drop).expect("an answer"))
+            .await;
 
         // Something comes: the fetch ends long before its time.
         let began = io.now();

@@ -82,7 +82,7 @@ pub struct Serve {
     /// Listen beyond this machine without encryption and authentication
     #[arg(long)]
     insecure: bool,
-    /// Take produce again for partitions whose end damage has made unprovable: what is lost stays lost
+    /// Take writes again on partitions whose last acknowledged records the disk has destroyed
     #[arg(long)]
     accept_loss: bool,
 }
@@ -108,6 +108,8 @@ pub struct Settings {
     pub journal_bytes: u64,
     /// How long a core looks for work before it sleeps.
     pub spin: std::time::Duration,
+    /// Whether partitions that lost records to the disk take writes again.
+    pub accept_loss: bool,
     /// Broker settings under Kafka's names.
     pub broker_configs: BTreeMap<String, String>,
     /// Whether partitions that a damage has suspended take produce again.
@@ -184,6 +186,7 @@ impl Serve {
             journal_bytes: size("journal", &self.journal)?.unwrap_or(DEFAULT_JOURNAL_BYTES),
             spin: std::time::Duration::from_micros(self.spin_us.unwrap_or(0)),
             data_dir: self.data_dir.unwrap_or_else(|| DEFAULT_DATA_DIR.into()),
+            accept_loss: self.accept_loss,
             broker_configs,
             accept_loss: self.accept_loss,
         })

@@ -50,7 +50,7 @@ impl Bench {
             data_dir: "/data".into(),
             node_id: 1,
             shards: SHARDS,
-            journal_bytes: 64 << 20,
+            journal_bytes: 256 << 20,
             memory_bytes: 256 << 20,
             settings: Settings::new(1, BTreeMap::new()).expect("defaults are valid"),
             accept_loss: false,
@@ -58,7 +58,6 @@ impl Bench {
         let mut mailboxes: Vec<_> = node_mailboxes(&node).into_iter().map(Some).collect();
         let config = Arc::new(BrokerConfig {
             node: Arc::new(node),
-            settings: Settings::new(1, BTreeMap::new()).expect("defaults are valid"),
             listen: self.address,
             advertised_host: self.address.ip().to_string(),
             advertised_port: 0,

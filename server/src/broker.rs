@@ -209,7 +209,12 @@ pub async fn run_core(
 }
 
 /// Serves connections on a shard's core until the node has stopped.
-async fn serve(first: bool, core: Core, config: Arc<BrokerConfig>, ready: impl FnOnce(&str, SocketAddr)) -> Result<(), Failure> {
+async fn serve(
+    first: bool,
+    core: Core,
+    config: Arc<BrokerConfig>,
+    ready: impl FnOnce(&str, SocketAddr),
+) -> Result<(), Failure> {
     let shared = &config.shared;
     let broker = Broker::new(core, config.clone());
     broker.io().spawn(Class::Foreground, connection::janitor(broker.clone()));

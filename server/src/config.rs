@@ -112,8 +112,6 @@ pub struct Settings {
     pub accept_loss: bool,
     /// Broker settings under Kafka's names.
     pub broker_configs: BTreeMap<String, String>,
-    /// Whether partitions that a damage has suspended take produce again.
-    pub accept_loss: bool,
 }
 
 const DEFAULT_DATA_DIR: &str = "./corelog-data";
@@ -188,7 +186,6 @@ impl Serve {
             data_dir: self.data_dir.unwrap_or_else(|| DEFAULT_DATA_DIR.into()),
             accept_loss: self.accept_loss,
             broker_configs,
-            accept_loss: self.accept_loss,
         })
     }
 

@@ -52,7 +52,10 @@ impl Run {
             let mailbox = mailboxes[io.core()].take().expect("a core starts once");
             let (config, history, ready) = (config.clone(), self.history.clone(), ready.clone());
             async move {
-                let Ok(core) = start(io.clone(), mailbox, config).await else { return };
+                let core = match start(io.clone(), mailbox, config).await {
+                    Ok(core) => core,
+                    Err(error) => return println!("core {} does not start: {error}", io.core()),
+                };
                 if io.core() == 0 {
                     make_topic(&core).await;
                     *ready.borrow_mut() = Some(core.clone());

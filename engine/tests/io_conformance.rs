@@ -236,7 +236,10 @@ async fn directories_are_made_listed_renamed_and_removed(io: Io, world: Arc<Worl
     let at = |name: &str| world.dir.join(name);
     let names = async || {
         let entries = io.read_dir(&world.dir).await.unwrap();
-        entries.into_iter().map(|entry| format!("{}{}", entry.name, if entry.is_dir { "/" } else { "" })).collect::<Vec<_>>()
+        entries
+            .into_iter()
+            .map(|entry| format!("{}{}", entry.name, if entry.is_dir { "/" } else { "" }))
+            .collect::<Vec<_>>()
     };
     io.create_dir(&at("b")).await.unwrap();
     assert_eq!(io.create_dir(&at("b")).await.unwrap_err().kind(), std::io::ErrorKind::AlreadyExists);
@@ -413,7 +416,8 @@ async fn a_stream_is_written_in_many_chunks(io: Io, _: Arc<World>) {
     on_core_0!(io);
     let (server, client) = pair(&io).await;
     let whole = pattern(5, 16);
-    let chunks: Vec<_> = whole.chunks(331).map(Bytes::copy_from_slice).flat_map(|chunk| [chunk, Bytes::new()]).collect();
+    let chunks: Vec<_> =
+        whole.chunks(331).map(Bytes::copy_from_slice).flat_map(|chunk| [chunk, Bytes::new()]).collect();
     assert!(chunks.len() > 300);
     let writer = server.clone();
     io.spawn(Class::Foreground, async move { writer.write(chunks).await.unwrap() });
@@ -432,7 +436,9 @@ async fn a_shutdown_wakes_the_reader_here_and_there(io: Io, _: Arc<World>) {
     let mut ends = Vec::new();
     for stream in [server.clone(), client.clone()] {
         let (sender, receiver) = oneshot();
-        io.spawn(Class::Foreground, async move { sender.send(stream.read(BytesMut::with_capacity(8)).await.0.unwrap_or(0)) });
+        io.spawn(Class::Foreground, async move {
+            sender.send(stream.read(BytesMut::with_capacity(8)).await.0.unwrap_or(0))
+        });
         ends.push(receiver);
     }
     io.sleep(Duration::from_millis(5)).await;

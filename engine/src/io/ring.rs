@@ -38,10 +38,16 @@ const WORKERS: [u32; 2] = [8, 16];
 enum Slot {
     Free,
     /// Queued or in the kernel; `waker` is of the task that waits.
-    Waiting { op: Op, waker: Option<Waker> },
+    Waiting {
+        op: Op,
+        waker: Option<Waker>,
+    },
     /// Queued or in the kernel, its future dropped; the completion frees it.
     Abandoned(Op),
-    Done { op: Op, result: i32 },
+    Done {
+        op: Op,
+        result: i32,
+    },
 }
 
 struct Inner {

@@ -1,6 +1,9 @@
 //! What every backend of `Io` must do. Each case runs on two cores of a fresh world; where the cores have
 //! different parts, the case asks for its core.
 
+#![allow(clippy::unwrap_used, reason = "a failed operation fails the case")]
+#![allow(clippy::disallowed_methods, reason = "the directory of a case is made outside of the world under test")]
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;

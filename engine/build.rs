@@ -4,10 +4,7 @@
 //! Invariant: the schema is the only source of facts about Kafka's messages; this program knows how
 //! to write Rust and nothing about any one message. A schema it does not understand stops the build
 //! with the line at fault.
-#![allow(
-    clippy::disallowed_methods,
-    reason = "a build script runs before there is an Io to go through"
-)]
+#![allow(clippy::disallowed_methods, reason = "a build script runs before there is an Io to go through")]
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};

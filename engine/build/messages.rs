@@ -7,12 +7,7 @@ use crate::schema::*;
 pub(crate) fn rust_modules(items: &[Item]) -> String {
     let mut out = String::new();
     for item in items {
-        line!(
-            out,
-            "/// {}, versions {}.",
-            item.name,
-            doc_range(item.versions)
-        );
+        line!(out, "/// {}, versions {}.", item.name, doc_range(item.versions));
         line!(out, "pub mod {} {{", item.module());
         line!(out, "use super::prelude::*;");
         for message in &item.messages {
@@ -25,11 +20,7 @@ pub(crate) fn rust_modules(items: &[Item]) -> String {
             rust_request(&mut out, item);
         }
         line!(out, "}}");
-        let tops: Vec<&str> = item
-            .messages
-            .iter()
-            .map(|m| m.structs[0].name.as_str())
-            .collect();
+        let tops: Vec<&str> = item.messages.iter().map(|m| m.structs[0].name.as_str()).collect();
         line!(out, "pub use {}::{{{}}};", item.module(), tops.join(", "));
     }
     out
@@ -45,22 +36,12 @@ pub(crate) fn doc_range(range: Range) -> String {
 fn rust_struct(out: &mut String, item: &Item, message: &Message, s: &Struct) {
     let plain_default = s.fields.iter().all(Field::has_plain_default);
     let derived = if plain_default { ", Default" } else { "" };
-    line!(
-        out,
-        "/// `{}` of {}.",
-        s.schema_name,
-        message.structs[0].name
-    );
+    line!(out, "/// `{}` of {}.", s.schema_name, message.structs[0].name);
     line!(out, "#[derive(Debug, Clone, PartialEq{derived})]");
     line!(out, "pub struct {} {{", message.struct_rust(s, "'a"));
     for field in &s.fields {
         rust_field_doc(out, item, field);
-        line!(
-            out,
-            "pub {}: {},",
-            field.rust_name(),
-            field.rust_type(message, "'a")
-        );
+        line!(out, "pub {}: {},", field.rust_name(), field.rust_type(message, "'a"));
     }
     line!(out, "}}");
     if !plain_default {
@@ -86,9 +67,7 @@ fn rust_field_doc(out: &mut String, item: &Item, field: &Field) {
     };
     match field.nullable {
         Some(range) if range == field.versions => doc.push_str("; may be null"),
-        Some(range) => {
-            write!(doc, "; may be null in version {}", doc_range(range)).expect("String")
-        }
+        Some(range) => write!(doc, "; may be null in version {}", doc_range(range)).expect("String"),
         None => {}
     }
     if let Some(tag) = field.tag {
@@ -133,23 +112,12 @@ pub(crate) fn flexible(item: &Item) -> String {
 }
 
 fn rust_read(out: &mut String, item: &Item, message: &Message, s: &Struct) {
-    let decoder = if message.struct_borrows(s) {
-        "Decoder<'a>"
-    } else {
-        "Decoder<'_>"
-    };
-    line!(
-        out,
-        "fn read(d: &mut {decoder}, version: i16) -> Result<Self, DecodeError> {{"
-    );
+    let decoder = if message.struct_borrows(s) { "Decoder<'a>" } else { "Decoder<'_>" };
+    line!(out, "fn read(d: &mut {decoder}, version: i16) -> Result<Self, DecodeError> {{");
     line!(out, "let _ = version;");
     line!(out, "let flexible = {};", flexible(item));
     let tagged: Vec<&Field> = s.fields.iter().filter(|f| f.tag.is_some()).collect();
-    let binding = if tagged.is_empty() {
-        "let this"
-    } else {
-        "let mut this"
-    };
+    let binding = if tagged.is_empty() { "let this" } else { "let mut this" };
     line!(out, "{binding} = Self {{");
     for field in &s.fields {
         let name = field.rust_name();
@@ -161,11 +129,7 @@ fn rust_read(out: &mut String, item: &Item, message: &Message, s: &Struct) {
         match field.versions.condition(item.versions) {
             None => line!(out, "{name}: {value},"),
             Some(cond) => {
-                line!(
-                    out,
-                    "{name}: if {cond} {{ {value} }} else {{ {} }},",
-                    field.default_value()
-                )
+                line!(out, "{name}: if {cond} {{ {value} }} else {{ {} }},", field.default_value())
             }
         }
     }
@@ -212,10 +176,7 @@ fn read_value(item: &Item, message: &Message, ty: &Type, nullable: bool) -> Stri
         Type::Bytes => format!("d.{prefix}bytes(flexible)"),
         Type::Records => format!("d.{prefix}records(flexible)"),
         Type::Struct(name) if nullable => {
-            format!(
-                "d.nullable_struct(|d| {}::read(d, version))",
-                message.find(name).name
-            )
+            format!("d.nullable_struct(|d| {}::read(d, version))", message.find(name).name)
         }
         Type::Struct(name) => format!("{}::read(d, version)", message.find(name).name),
         Type::Array(element) => {
@@ -248,14 +209,8 @@ fn rust_write(out: &mut String, item: &Item, message: &Message, s: &Struct) {
         };
         line!(out, "let has{i} = {set};");
     }
-    let count: Vec<String> = (0..tagged.len())
-        .map(|i| format!("u32::from(has{i})"))
-        .collect();
-    let count = if count.is_empty() {
-        "0".to_string()
-    } else {
-        count.join(" + ")
-    };
+    let count: Vec<String> = (0..tagged.len()).map(|i| format!("u32::from(has{i})")).collect();
+    let count = if count.is_empty() { "0".to_string() } else { count.join(" + ") };
     line!(out, "e.uvarint({count});");
     for (i, field) in tagged.iter().enumerate() {
         let tag = field.tag.expect("the list was filtered on it");
@@ -345,11 +300,7 @@ fn write_element(message: &Message, element: &Type) -> String {
 fn rust_message(out: &mut String, item: &Item, message: &Message) {
     let top = &message.structs[0];
     let Range { lo, hi } = item.versions;
-    line!(
-        out,
-        "impl<'a> Message<'a> for {} {{",
-        message.struct_rust(top, "'a")
-    );
+    line!(out, "impl<'a> Message<'a> for {} {{", message.struct_rust(top, "'a"));
     line!(out, "const NAME: &'static str = \"{}\";", top.name);
     line!(out, "const VERSIONS: RangeInclusive<i16> = {lo}..={hi};");
     line!(
@@ -364,27 +315,15 @@ fn rust_message(out: &mut String, item: &Item, message: &Message) {
     );
     line!(out, "}}");
     if let (false, Some(key)) = (item.is_api, item.key) {
-        line!(
-            out,
-            "impl<'a> RecordData<'a> for {} {{",
-            message.struct_rust(top, "'a")
-        );
+        line!(out, "impl<'a> RecordData<'a> for {} {{", message.struct_rust(top, "'a"));
         line!(out, "const RECORD_TYPE: i16 = {key};\n}}");
     }
 }
 
 fn rust_request(out: &mut String, item: &Item) {
     let (request, response) = (&item.messages[0], &item.messages[1]);
-    line!(
-        out,
-        "impl<'a> Request<'a> for {} {{",
-        request.struct_rust(&request.structs[0], "'a")
-    );
+    line!(out, "impl<'a> Request<'a> for {} {{", request.struct_rust(&request.structs[0], "'a"));
     line!(out, "const API_KEY: ApiKey = ApiKey::{};", item.name);
-    line!(
-        out,
-        "type Response<'r> = {};",
-        response.struct_rust(&response.structs[0], "'r")
-    );
+    line!(out, "type Response<'r> = {};", response.struct_rust(&response.structs[0], "'r"));
     line!(out, "}}");
 }

@@ -157,10 +157,7 @@ impl Parser {
 }
 
 fn parse_item(words: &[&str], at: &str) -> Item {
-    let everything = Range {
-        lo: 0,
-        hi: i16::MAX,
-    };
+    let everything = Range { lo: 0, hi: i16::MAX };
     let versions = parse_range(words[3], everything, at);
     let flexible = words.iter().position(|w| *w == "flexible");
     Item {
@@ -190,10 +187,7 @@ fn parse_field(words: &[&str], outer: Range, at: &str) -> Field {
         } else if let Some(value) = word.strip_prefix("default=") {
             field.default = Some(value.to_string());
         } else if let Some(tag) = word.strip_prefix("tag=") {
-            field.tag = Some(
-                tag.parse()
-                    .unwrap_or_else(|_| panic!("{at}: bad tag {tag}")),
-            );
+            field.tag = Some(tag.parse().unwrap_or_else(|_| panic!("{at}: bad tag {tag}")));
         } else {
             field.versions = parse_range(word, outer, at);
         }
@@ -213,9 +207,7 @@ fn parse_type(word: &str, at: &str) -> Type {
         "string" => Type::String,
         "bytes" => Type::Bytes,
         "records" => Type::Records,
-        name if name.starts_with(|c: char| c.is_ascii_uppercase()) => {
-            Type::Struct(name.to_string())
-        }
+        name if name.starts_with(|c: char| c.is_ascii_uppercase()) => Type::Struct(name.to_string()),
         _ => panic!("{at}: unknown type {word}"),
     }
 }
@@ -223,20 +215,12 @@ fn parse_type(word: &str, at: &str) -> Type {
 fn parse_range(word: &str, outer: Range, at: &str) -> Range {
     let number = |text: &str, absent: i16| match text {
         "" => absent,
-        _ => text
-            .parse()
-            .unwrap_or_else(|_| panic!("{at}: bad version in {word}")),
+        _ => text.parse().unwrap_or_else(|_| panic!("{at}: bad version in {word}")),
     };
     let (lo, hi) = word.split_once('-').unwrap_or((word, word));
-    let range = Range {
-        lo: number(lo, outer.lo),
-        hi: number(hi, outer.hi),
-    };
+    let range = Range { lo: number(lo, outer.lo), hi: number(hi, outer.hi) };
     assert!(range.lo <= range.hi, "{at}: empty range {word}");
-    assert!(
-        outer.lo <= range.lo && range.hi <= outer.hi,
-        "{at}: {word} leaves its parent's range"
-    );
+    assert!(outer.lo <= range.lo && range.hi <= outer.hi, "{at}: {word} leaves its parent's range");
     range
 }
 
@@ -246,16 +230,9 @@ fn rename_clashing_structs(item: &mut Item) {
     if !item.is_api {
         return;
     }
-    let names = |m: &Message| {
-        m.structs
-            .iter()
-            .map(|s| s.schema_name.clone())
-            .collect::<BTreeSet<_>>()
-    };
-    let clashing: BTreeSet<String> = names(&item.messages[0])
-        .intersection(&names(&item.messages[1]))
-        .cloned()
-        .collect();
+    let names = |m: &Message| m.structs.iter().map(|s| s.schema_name.clone()).collect::<BTreeSet<_>>();
+    let clashing: BTreeSet<String> =
+        names(&item.messages[0]).intersection(&names(&item.messages[1])).cloned().collect();
     for (message, side) in item.messages.iter_mut().zip(["Request", "Response"]) {
         for s in &mut message.structs {
             if clashing.contains(&s.schema_name) {
@@ -267,11 +244,7 @@ fn rename_clashing_structs(item: &mut Item) {
 
 impl Struct {
     pub(crate) fn new(name: String) -> Self {
-        Struct {
-            schema_name: name.clone(),
-            name,
-            fields: Vec::new(),
-        }
+        Struct { schema_name: name.clone(), name, fields: Vec::new() }
     }
 }
 
@@ -347,10 +320,7 @@ impl Message {
     }
 
     pub(crate) fn struct_min_size(&self, s: &Struct, item: &Item, version: i16) -> usize {
-        let present = s
-            .fields
-            .iter()
-            .filter(|f| f.tag.is_none() && f.versions.contains(version));
+        let present = s.fields.iter().filter(|f| f.tag.is_none() && f.versions.contains(version));
         let body: usize = present
             .map(|f| match (&f.ty, f.nullable) {
                 (Type::Struct(_), Some(_)) => 1,
@@ -363,11 +333,7 @@ impl Message {
     /// [`Message::min_size`] over every version, and at least one byte.
     pub(crate) fn min_size_ever(&self, ty: &Type, item: &Item) -> usize {
         let versions = item.versions.lo..=item.versions.hi;
-        versions
-            .map(|v| self.min_size(ty, item, v))
-            .min()
-            .unwrap_or(1)
-            .max(1)
+        versions.map(|v| self.min_size(ty, item, v)).min().unwrap_or(1).max(1)
     }
 }
 
@@ -416,8 +382,7 @@ impl Field {
 
     pub(crate) fn default_is_null(&self) -> bool {
         // Kafka's generator starts a nullable field empty unless told `null`; records start null.
-        self.default.as_deref() == Some("null")
-            || (self.nullable.is_some() && self.ty == Type::Records)
+        self.default.as_deref() == Some("null") || (self.nullable.is_some() && self.ty == Type::Records)
     }
 
     pub(crate) fn default_value(&self) -> String {

@@ -8,28 +8,12 @@ use crate::schema::*;
 
 pub(crate) fn rust_api_key(items: &[Item]) -> String {
     let mut out = String::new();
-    line!(
-        out,
-        "/// The APIs a broker serves to clients, by the key that requests carry."
-    );
-    line!(
-        out,
-        "#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]"
-    );
+    line!(out, "/// The APIs a broker serves to clients, by the key that requests carry.");
+    line!(out, "#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]");
     line!(out, "#[repr(i16)]\npub enum ApiKey {{");
     for item in items {
-        line!(
-            out,
-            "/// {}, versions {}.",
-            item.name,
-            doc_range(item.versions)
-        );
-        line!(
-            out,
-            "{} = {},",
-            item.name,
-            item.key.expect("an api has a key")
-        );
+        line!(out, "/// {}, versions {}.", item.name, doc_range(item.versions));
+        line!(out, "{} = {},", item.name, item.key.expect("an api has a key"));
     }
     line!(out, "}}");
     line!(out, "impl ApiKey {{");
@@ -42,25 +26,14 @@ pub(crate) fn rust_api_key(items: &[Item]) -> String {
     line!(out, "const INFO: [ApiInfo; {}] = [", items.len());
     for item in items {
         let Range { lo, hi } = item.versions;
-        let first = item
-            .flexible
-            .map_or("i16::MAX".to_string(), |v| v.to_string());
+        let first = item.flexible.map_or("i16::MAX".to_string(), |v| v.to_string());
         let name = &item.name;
-        line!(
-            out,
-            "ApiInfo {{ name: \"{name}\", min: {lo}, max: {hi}, flexible: {first} }},"
-        );
+        line!(out, "ApiInfo {{ name: \"{name}\", min: {lo}, max: {hi}, flexible: {first} }},");
     }
     line!(out, "];");
-    line!(
-        out,
-        "/// Key to place in `ALL` and `INFO`; 255 where there is no such API."
-    );
-    let by_key: BTreeMap<i16, usize> = items
-        .iter()
-        .enumerate()
-        .map(|(i, item)| (item.key.expect("an api has a key"), i))
-        .collect();
+    line!(out, "/// Key to place in `ALL` and `INFO`; 255 where there is no such API.");
+    let by_key: BTreeMap<i16, usize> =
+        items.iter().enumerate().map(|(i, item)| (item.key.expect("an api has a key"), i)).collect();
     let last = *by_key.keys().next_back().expect("there are APIs");
     line!(out, "const PLACE: [u8; {}] = [", last + 1);
     for key in 0..=last {
@@ -83,13 +56,7 @@ pub(crate) fn rust_arbitrary(apis: &[Item], data: &[Item]) -> String {
     }
     line!(out, "macro_rules! every_api {{ ($m:ident) => {{ $m! {{");
     for item in apis {
-        line!(
-            out,
-            "{} {}Request {}Response,",
-            item.name,
-            item.name,
-            item.name
-        );
+        line!(out, "{} {}Request {}Response,", item.name, item.name, item.name);
     }
     line!(out, "}} }} }}");
     line!(out, "macro_rules! every_data {{ ($m:ident) => {{ $m! {{");
@@ -102,11 +69,7 @@ pub(crate) fn rust_arbitrary(apis: &[Item], data: &[Item]) -> String {
 
 fn arbitrary_struct(out: &mut String, root: &str, item: &Item, message: &Message, s: &Struct) {
     let path = format!("engine::protocol::{root}::{}::{}", item.module(), s.name);
-    let borrowed = if message.struct_borrows(s) {
-        "<'static>"
-    } else {
-        ""
-    };
+    let borrowed = if message.struct_borrows(s) { "<'static>" } else { "" };
     line!(out, "#[allow(clippy::field_reassign_with_default)]");
     line!(out, "impl Arbitrary for {path}{borrowed} {{");
     line!(out, "fn arbitrary(r: &mut Random, version: i16) -> Self {{");

@@ -25,4 +25,5 @@ pub mod log;
 pub mod planted;
 pub mod protocol;
 pub mod record;
+pub mod replication;
 pub mod shard;

@@ -99,11 +99,7 @@ impl Random {
 
     fn records(&mut self) -> Records<'static> {
         let pieces = self.below(4);
-        Records::Chunks(
-            (0..pieces)
-                .map(|_| self.bytes().into_owned().into())
-                .collect(),
-        )
+        Records::Chunks((0..pieces).map(|_| self.bytes().into_owned().into()).collect())
     }
 
     fn array<T>(&mut self, mut element: impl FnMut(&mut Self) -> T) -> Vec<T> {
@@ -122,9 +118,7 @@ macro_rules! round_trip {
     ($type:ident, $message:expr, $version:expr, $case:expr) => {{
         let mut e = Encoder::new();
         $message.encode(&mut e, $version);
-        let bytes = e
-            .finish_contiguous()
-            .unwrap_or_else(|e| panic!("{}: {e}", $case));
+        let bytes = e.finish_contiguous().unwrap_or_else(|e| panic!("{}: {e}", $case));
         {
             let mut d = Decoder::new(&bytes);
             let again = $type::decode(&mut d, $version);
@@ -142,11 +136,7 @@ macro_rules! through_oracle {
             let mut input = ours.clone();
             let message = kafka_protocol::messages::$kind::decode(api, &mut input, version)
                 .unwrap_or_else(|e| panic!("{tried}: the oracle cannot read it: {e:#}"));
-            assert!(
-                input.is_empty(),
-                "{tried}: the oracle leaves {} bytes",
-                input.len()
-            );
+            assert!(input.is_empty(), "{tried}: the oracle leaves {} bytes", input.len());
             let mut output = BytesMut::new();
             let written = message.encode(&mut output, version);
             written.unwrap_or_else(|e| panic!("{tried}: the oracle cannot write it: {e:#}"));
@@ -330,25 +320,15 @@ fn decoding_copies_neither_strings_nor_records() {
     use engine::protocol::messages::ProduceRequest;
     use std::borrow::Cow;
     let mut message = ProduceRequest::arbitrary(&mut Random(0), 3);
-    while message
-        .topic_data
-        .iter()
-        .all(|topic| topic.partition_data.is_empty())
-    {
+    while message.topic_data.iter().all(|topic| topic.partition_data.is_empty()) {
         message = ProduceRequest::arbitrary(&mut Random(message.timeout_ms as u64 + 1), 3);
     }
     let frame = round_trip!(ProduceRequest, message, 3, "borrowing");
     let read = ProduceRequest::decode(&mut Decoder::new(&frame), 3).expect("it was read before");
     for topic in &read.topic_data {
         assert!(matches!(topic.name, Cow::Borrowed(_)));
-        for records in topic
-            .partition_data
-            .iter()
-            .filter_map(|p| p.records.as_ref())
-        {
-            let Records::Borrowed(bytes) = records else {
-                panic!("records were copied")
-            };
+        for records in topic.partition_data.iter().filter_map(|p| p.records.as_ref()) {
+            let Records::Borrowed(bytes) = records else { panic!("records were copied") };
             assert_eq!(frame.slice_ref(bytes), bytes[..]);
         }
     }
@@ -361,19 +341,7 @@ fn a_short_produce_that_claims_two_billion_topics_is_refused() {
     let bytes = [0xff, 0xff, 0, 1, 0, 0, 0, 100, 0x7f, 0xff, 0xff, 0xff];
     let read = ProduceRequest::decode(&mut Decoder::new(&bytes), 8);
     let claimed = i32::MAX as usize;
-    assert_eq!(
-        read,
-        Err(DecodeError::ArrayTooLong {
-            claimed,
-            remaining: 0
-        })
-    );
-    let unknown = DecodeError::UnsupportedVersion {
-        name: "ProduceRequest",
-        version: 2,
-    };
-    assert_eq!(
-        ProduceRequest::decode(&mut Decoder::new(&bytes), 2),
-        Err(unknown)
-    );
+    assert_eq!(read, Err(DecodeError::ArrayTooLong { claimed, remaining: 0 }));
+    let unknown = DecodeError::UnsupportedVersion { name: "ProduceRequest", version: 2 };
+    assert_eq!(ProduceRequest::decode(&mut Decoder::new(&bytes), 2), Err(unknown));
 }

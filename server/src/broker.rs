@@ -4,12 +4,12 @@
 //! connections and sees to the stop. The invariant: nothing in a [`Broker`] is shared with another core but
 //! what is `Send` and said so. It does not know bytes or files.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use engine::controller::image::MetadataImage;
@@ -19,6 +19,7 @@ use engine::io::mailbox::Mailbox;
 use engine::io::{Class, Io};
 use engine::replication::fetch_session::FetchSessions;
 use engine::shard::{Core, Message, NodeConfig};
+use futures_lite::future;
 
 use crate::budget::Budget;
 use crate::connection::{self, Connections};
@@ -29,8 +30,6 @@ use crate::{limits, listener};
 pub struct BrokerConfig {
     /// The engine's part.
     pub node: Arc<NodeConfig>,
-    /// The static configs under Kafka's names.
-    pub settings: Arc<Settings>,
     /// Where to listen; port 0 takes a free one.
     pub listen: SocketAddr,
     /// The host that clients are told to connect to.
@@ -48,6 +47,10 @@ pub struct Shared {
     pub connections: AtomicUsize,
     /// The port that is listened on; 0 before that.
     pub port: AtomicU16,
+    /// Whether the node has been asked to stop.
+    pub stopping: AtomicBool,
+    /// Whether it has stopped.
+    pub stopped: AtomicBool,
 }
 
 impl BrokerConfig {
@@ -81,7 +84,6 @@ pub struct Broker {
     pub limits: FixedLimits,
     /// Rings when the node stops.
     pub stopping: Bell,
-    stopped: Cell<bool>,
 }
 
 /// Configs that change only by a restart, read once.
@@ -120,7 +122,7 @@ impl Broker {
     fn new(core: Core, config: Arc<BrokerConfig>) -> Rc<Broker> {
         let shards = core.shards() as u64;
         let budget = (config.node.memory_bytes / shards / limits::BUDGET_SHARE).max(limits::LEAST_BUDGET) as usize;
-        let fixed = FixedLimits::new(&BrokerValues::new(&config.settings, &core.image()));
+        let fixed = FixedLimits::new(&BrokerValues::new(&config.node.settings, &core.image()));
         let slots = fixed.fetch_sessions.div_ceil(core.shards());
         Rc::new(Broker {
             core,
@@ -132,7 +134,6 @@ impl Broker {
             connections: Connections::default(),
             limits: fixed,
             stopping: Bell::default(),
-            stopped: Cell::new(false),
         })
     }
 
@@ -146,10 +147,15 @@ impl Broker {
         self.core.image()
     }
 
+    /// The static configs under Kafka's names.
+    pub fn settings(&self) -> &Settings {
+        &self.config.node.settings
+    }
+
     /// The most connections of the node (`max.connections`), which may change at any time.
     pub fn max_connections(&self) -> usize {
         let image = self.image();
-        let most = BrokerValues::new(&self.config.settings, &image).number("max.connections");
+        let most = BrokerValues::new(self.settings(), &image).number("max.connections");
         usize::try_from(most).unwrap_or(0)
     }
 
@@ -160,64 +166,93 @@ impl Broker {
 
     /// Whether the node has been asked to stop.
     pub fn is_stopping(&self) -> bool {
-        self.stopped.get()
+        self.config.shared.stopping.load(Ordering::Relaxed)
     }
 }
 
-/// Why a node does not start, in a sentence that says what to do.
+/// Why a node does not run, in a sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The engine cannot: its directory, its disk or its metadata.
+pub enum Failure {
+    /// The engine cannot start: its directory, its disk or its metadata.
     #[error(transparent)]
-    Engine(#[from] engine::shard::StartError),
+    Start(#[from] engine::shard::StartError),
     /// The listener cannot.
     #[error("{0}")]
     Listen(String),
+    /// The disk failed under it. What was acknowledged is on stable storage; the next start reads it back.
+    #[error("the disk has failed ({0}); nothing more was acknowledged. Check the device, then start again")]
+    Disk(String),
 }
 
-/// Runs the node's part on the core of `io`. On core 0 it returns when the node has stopped cleanly, after
-/// SIGTERM or SIGINT; on the others it goes on for as long as the core lives. `ready` is called on core 0 with
-/// the cluster's id and the address listened on, once clients can connect.
+/// Runs the node's part on the core of `io`; returns when the node has stopped cleanly after SIGTERM or SIGINT,
+/// on core 0 first and on the others soon after. `ready` is called on core 0 with the cluster's id and the
+/// address listened on, once clients can connect.
 ///
 /// # Errors
-/// The sentence that says why the node cannot start.
+/// The sentence that says why the node cannot start or go on. The process must then leave.
 pub async fn run_core(
     io: Io,
     mailbox: Mailbox<Message>,
     config: Arc<BrokerConfig>,
     ready: impl FnOnce(&str, SocketAddr),
-) -> Result<(), StartError> {
-    let core = engine::shard::start(io.clone(), mailbox, config.node.clone()).await?;
-    if io.core() >= core.shards() {
-        // The metadata core has no connections.
-        return std::future::pending().await;
-    }
-    let broker = Broker::new(core, config);
-    io.spawn(Class::Foreground, connection::janitor(broker.clone()));
-    io.spawn(Class::Foreground, serve_connections(broker.clone()));
-    if io.core() == 0 {
-        let address = listener::listen(broker.clone()).await?;
-        ready(&broker.image().cluster_id, address);
-        io.terminated().await;
-        tracing::info!("stopping");
-        stop(&broker);
-        broker.core.stop().await;
-        tracing::info!("stopped; everything is on stable storage");
+) -> Result<(), Failure> {
+    let core = engine::shard::start(io, mailbox, config.node.clone()).await?;
+    let work = async {
+        match core.io().core() {
+            // The metadata core has no connections.
+            metadata if metadata >= core.shards() => wait_for(&core, &config.shared.stopped).await,
+            first_or_other => serve(first_or_other == 0, core.clone(), config.clone(), ready).await?,
+        }
+        Ok(())
+    };
+    future::or(work, async { Err(Failure::Disk(core.failed().await)) }).await
+}
+
+/// Serves connections on a shard's core until the node has stopped.
+async fn serve(
+    first: bool,
+    core: Core,
+    config: Arc<BrokerConfig>,
+    ready: impl FnOnce(&str, SocketAddr),
+) -> Result<(), Failure> {
+    let shared = &config.shared;
+    let broker = Broker::new(core, config.clone());
+    broker.io().spawn(Class::Foreground, connection::janitor(broker.clone()));
+    broker.io().spawn(Class::Foreground, take_connections(broker.clone()));
+    if !first {
+        wait_for(&broker.core, &shared.stopping).await;
+        close(&broker);
+        wait_for(&broker.core, &shared.stopped).await;
         return Ok(());
     }
-    std::future::pending().await
+    let address = listener::listen(broker.clone()).await?;
+    ready(&broker.image().cluster_id, address);
+    broker.io().terminated().await;
+    tracing::info!("stopping");
+    shared.stopping.store(true, Ordering::Relaxed);
+    close(&broker);
+    broker.core.stop().await;
+    shared.stopped.store(true, Ordering::Relaxed);
+    tracing::info!("stopped, everything is on stable storage");
+    Ok(())
+}
+
+/// Looks at a flag that another core raises, now and then: a stop is in no hurry.
+async fn wait_for(core: &Core, flag: &AtomicBool) {
+    while !flag.load(Ordering::Relaxed) {
+        core.io().sleep(limits::JANITOR_INTERVAL).await;
+    }
 }
 
 /// Takes the connections that are handed to this core.
-async fn serve_connections(broker: Rc<Broker>) {
+async fn take_connections(broker: Rc<Broker>) {
     while !broker.is_stopping() {
         let (stream, peer) = broker.core.next_connection().await;
         broker.io().spawn(Class::Foreground, connection::serve(broker.clone(), stream, peer));
     }
 }
 
-fn stop(broker: &Broker) {
-    broker.stopped.set(true);
+fn close(broker: &Broker) {
     broker.stopping.ring();
     broker.connections.close_all();
 }

@@ -82,6 +82,9 @@ pub struct Serve {
     /// Listen beyond this machine without encryption and authentication
     #[arg(long)]
     insecure: bool,
+    /// Take writes again on partitions whose last acknowledged records the disk has destroyed
+    #[arg(long)]
+    accept_loss: bool,
 }
 
 /// Everything that a broker is told at its start.
@@ -105,6 +108,8 @@ pub struct Settings {
     pub journal_bytes: u64,
     /// How long a core looks for work before it sleeps.
     pub spin: std::time::Duration,
+    /// Whether partitions that lost records to the disk take writes again.
+    pub accept_loss: bool,
     /// Broker settings under Kafka's names.
     pub broker_configs: BTreeMap<String, String>,
 }
@@ -179,6 +184,7 @@ impl Serve {
             journal_bytes: size("journal", &self.journal)?.unwrap_or(DEFAULT_JOURNAL_BYTES),
             spin: std::time::Duration::from_micros(self.spin_us.unwrap_or(0)),
             data_dir: self.data_dir.unwrap_or_else(|| DEFAULT_DATA_DIR.into()),
+            accept_loss: self.accept_loss,
             broker_configs,
         })
     }

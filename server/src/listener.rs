@@ -10,17 +10,17 @@ use std::sync::atomic::Ordering;
 
 use engine::io::{Class, Listener, Stream};
 
-use crate::broker::{Broker, StartError};
+use crate::broker::{Broker, Failure};
 use crate::limits;
 
 /// Listens, and accepts from then on until the node stops; gives the address.
 ///
 /// # Errors
 /// The sentence that says why it cannot listen there.
-pub async fn listen(broker: Rc<Broker>) -> Result<SocketAddr, StartError> {
+pub async fn listen(broker: Rc<Broker>) -> Result<SocketAddr, Failure> {
     let address = broker.config.listen;
     let listener =
-        broker.io().listen(address).await.map_err(|error| StartError::Listen(cannot_listen(address, &error)))?;
+        broker.io().listen(address).await.map_err(|error| Failure::Listen(cannot_listen(address, &error)))?;
     let bound = listener.local_address();
     broker.config.shared.port.store(bound.port(), Ordering::Relaxed);
     broker.io().spawn(Class::Foreground, accept(broker.clone(), listener));

@@ -54,19 +54,18 @@ fn run(settings: &Settings) -> Result<(), String> {
 }
 
 fn broker_config(settings: &Settings, plan: &CorePlan) -> Result<Arc<BrokerConfig>, String> {
-    let broker_settings = BrokerSettings::new(settings.node_id, settings.broker_configs.clone())?;
     let node = NodeConfig {
         data_dir: settings.data_dir.clone(),
         node_id: settings.node_id,
         shards: plan.shards.len(),
         journal_bytes: settings.journal_bytes,
         memory_bytes: settings.memory_bytes.unwrap_or_else(half_of_memory),
-        broker_configs: settings.broker_configs.clone(),
+        settings: BrokerSettings::new(settings.node_id, settings.broker_configs.clone())?,
+        accept_loss: settings.accept_loss,
     };
     let (advertised_host, advertised_port) = settings.advertise.clone();
     Ok(Arc::new(BrokerConfig {
         node: Arc::new(node),
-        settings: broker_settings,
         listen: settings.listen,
         advertised_host,
         advertised_port,

@@ -10,7 +10,7 @@ use super::Context;
 use super::broker_configs::{self, BrokerValues, Settings, Update};
 use super::configs::{self, ConfigType};
 use super::records::MetadataRecord;
-use super::request::{ConfigChange, ConfigResource, Refusal, occurrences};
+use super::request::{ConfigChange, ConfigResource, Refusal, Setting, occurrences};
 use super::topic_configs;
 use super::topics;
 use crate::protocol::{ErrorCode, Uuid};
@@ -40,10 +40,10 @@ pub(super) fn incremental(
 
 pub(super) fn replace(
     context: &mut Context<'_>,
-    resources: &[(ConfigResource, Vec<(String, Option<String>)>)],
+    resources: &[(ConfigResource, Vec<Setting>)],
     validate_only: bool,
 ) -> Results {
-    let replacement = |target: &Target<'_>, configs: &[(String, Option<String>)]| -> Result<Configs, Refusal> {
+    let replacement = |target: &Target<'_>, configs: &[Setting]| -> Result<Configs, Refusal> {
         check_unique(configs.iter().map(|(name, _)| name.as_str()))?;
         check_no_nulls(configs.iter().filter(|(_, value)| value.is_none()).map(|(name, _)| name.as_str()))?;
         target.check_dynamic(configs.iter().map(|(name, _)| name.as_str()))?;
@@ -135,8 +135,7 @@ impl<'a> Target<'a> {
         if let Kind::Topic(_) = self.kind {
             return Ok(());
         }
-        let is_dynamic =
-            |name: &str| broker_configs::find(name).is_some_and(|def| def.update == Update::Dynamic);
+        let is_dynamic = |name: &str| broker_configs::find(name).is_some_and(|def| def.update == Update::Dynamic);
         let fixed: Vec<_> = names.filter(|name| !is_dynamic(name)).collect();
         if fixed.is_empty() {
             return Ok(());
@@ -147,9 +146,7 @@ impl<'a> Target<'a> {
 
     fn check(&self, configs: &Configs) -> Result<(), Refusal> {
         match self.kind {
-            Kind::Topic(_) => {
-                topic_configs::check(configs).map_err(|why| Refusal::new(ErrorCode::InvalidConfig, why))
-            }
+            Kind::Topic(_) => topic_configs::check(configs).map_err(|why| Refusal::new(ErrorCode::InvalidConfig, why)),
             Kind::Broker(_) => {
                 broker_configs::check(configs).map_err(|why| Refusal::new(ErrorCode::InvalidRequest, why))
             }

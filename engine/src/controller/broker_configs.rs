@@ -32,13 +32,7 @@ pub struct BrokerConfigDef {
     pub update: Update,
 }
 
-const fn def(
-    name: &'static str,
-    kind: T,
-    default: Option<&'static str>,
-    valid: V,
-    update: Update,
-) -> BrokerConfigDef {
+const fn def(name: &'static str, kind: T, default: Option<&'static str>, valid: V, update: Update) -> BrokerConfigDef {
     BrokerConfigDef { config: ConfigDef::new(name, kind, default, valid), update }
 }
 
@@ -52,7 +46,13 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
     def("broker.rack", T::String, None, V::Any, Fixed),
     def("compression.gzip.level", T::Int, Some("-1"), V::GzipLevel, Dynamic),
     def("compression.lz4.level", T::Int, Some("9"), V::Between(1, 17), Dynamic),
-    def("compression.type", T::String, Some("producer"), V::OneOf(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"]), Dynamic),
+    def(
+        "compression.type",
+        T::String,
+        Some("producer"),
+        V::OneOf(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"]),
+        Dynamic,
+    ),
     def("compression.zstd.level", T::Int, Some("3"), V::Between(-131_072, 22), Dynamic),
     def("connections.max.idle.ms", T::Long, Some("600000"), V::Any, Fixed),
     def("controlled.shutdown.enable", T::Boolean, Some("true"), V::Any, Fixed),
@@ -69,13 +69,25 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
     def("group.consumer.min.heartbeat.interval.ms", T::Int, Some("5000"), V::AtLeast(1), Fixed),
     def("group.consumer.min.session.timeout.ms", T::Int, Some("45000"), V::AtLeast(1), Fixed),
     def("group.consumer.session.timeout.ms", T::Int, Some("45000"), V::AtLeast(1), Fixed),
-    def("group.coordinator.rebalance.protocols", T::List, Some("classic,consumer,streams"), V::OneOf(&["consumer", "classic", "share", "streams"]), Fixed),
+    def(
+        "group.coordinator.rebalance.protocols",
+        T::List,
+        Some("classic,consumer,streams"),
+        V::OneOf(&["consumer", "classic", "share", "streams"]),
+        Fixed,
+    ),
     def("group.initial.rebalance.delay.ms", T::Int, Some("3000"), V::Any, Fixed),
     def("group.max.session.timeout.ms", T::Int, Some("1800000"), V::Any, Fixed),
     def("group.max.size", T::Int, Some("2147483647"), V::AtLeast(1), Fixed),
     def("group.min.session.timeout.ms", T::Int, Some("6000"), V::Any, Fixed),
     def("leader.replication.throttled.rate", T::Long, Some("9223372036854775807"), V::AtLeast(0), Dynamic),
-    def("listener.security.protocol.map", T::String, Some("SASL_SSL:SASL_SSL,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT"), V::Any, Fixed),
+    def(
+        "listener.security.protocol.map",
+        T::String,
+        Some("SASL_SSL:SASL_SSL,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT"),
+        V::Any,
+        Fixed,
+    ),
     def("listeners", T::String, Some("PLAINTEXT://:9092"), V::Any, Fixed),
     def("log.cleaner.backoff.ms", T::Long, Some("15000"), V::AtLeast(0), Dynamic),
     def("log.cleaner.dedupe.buffer.size", T::Long, Some("134217728"), V::Any, Dynamic),
@@ -100,7 +112,13 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
     def("log.local.retention.ms", T::Long, Some("-2"), V::AtLeast(-2), Dynamic),
     def("log.message.timestamp.after.max.ms", T::Long, Some("3600000"), V::AtLeast(0), Dynamic),
     def("log.message.timestamp.before.max.ms", T::Long, Some("9223372036854775807"), V::AtLeast(0), Dynamic),
-    def("log.message.timestamp.type", T::String, Some("CreateTime"), V::OneOf(&["CreateTime", "LogAppendTime"]), Dynamic),
+    def(
+        "log.message.timestamp.type",
+        T::String,
+        Some("CreateTime"),
+        V::OneOf(&["CreateTime", "LogAppendTime"]),
+        Dynamic,
+    ),
     def("log.preallocate", T::Boolean, Some("false"), V::Any, Dynamic),
     def("log.retention.bytes", T::Long, Some("-1"), V::Any, Dynamic),
     def("log.retention.check.interval.ms", T::Long, Some("300000"), V::AtLeast(1), Fixed),

@@ -124,8 +124,7 @@ fn cluster_entries(image: &MetadataImage) -> Vec<ConfigEntry> {
     let set = image.cluster_configs.iter().filter_map(|(name, value)| Some((broker_configs::find(name)?, value)));
     let entries = set.map(|(def, value)| {
         let name = def.config.name;
-        let synonym =
-            ConfigSynonym { name, value: Some(value.clone()), source: ConfigSource::DynamicDefaultBroker };
+        let synonym = ConfigSynonym { name, value: Some(value.clone()), source: ConfigSource::DynamicDefaultBroker };
         entry(&def.config, Some(value.clone()), vec![synonym], def.update)
     });
     entries.collect()

@@ -5,17 +5,17 @@
 //! invariant: an image is its records applied in order, and nothing else. Knows no files, clocks or
 //! connections.
 
+mod alter;
+pub mod broker_configs;
+pub mod configs;
+pub mod describe;
 pub mod image;
+mod placement;
+pub mod producer_ids;
 pub mod records;
 pub mod request;
-pub mod configs;
 pub mod topic_configs;
-pub mod broker_configs;
-pub mod describe;
 pub mod topics;
-mod placement;
-mod alter;
-pub mod producer_ids;
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub use image::MetadataImage;
 pub use records::MetadataRecord;
 pub use request::{
     ConfigChange, ConfigResource, ControllerReply, ControllerRequest, CreatedTopic, DeletedTopic, NewPartitions,
-    NewTopic, NewTopicState, ProducerIds, Refusal, TopicName,
+    NewTopic, NewTopicState, ProducerIds, Refusal, Setting, TopicName,
 };
 
 use image::ApplyError;
@@ -127,13 +127,7 @@ impl Controller {
     }
 
     fn context<'a>(&'a self, random: &'a mut dyn FnMut() -> u64) -> Context<'a> {
-        Context {
-            image: &self.image,
-            settings: &self.settings,
-            brokers: &self.brokers,
-            random,
-            records: Vec::new(),
-        }
+        Context { image: &self.image, settings: &self.settings, brokers: &self.brokers, random, records: Vec::new() }
     }
 }
 

@@ -29,6 +29,9 @@ impl Refusal {
     }
 }
 
+/// A config's name and value; a value must be there, but a message may lack it.
+pub type Setting = (String, Option<String>);
+
 /// A request to change the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ControllerRequest {
@@ -58,7 +61,7 @@ pub enum ControllerRequest {
     /// Replace all configs of resources; what is not named goes back to its default.
     AlterConfigs {
         /// The resources and their whole new settings.
-        resources: Vec<(ConfigResource, Vec<(String, Option<String>)>)>,
+        resources: Vec<(ConfigResource, Vec<Setting>)>,
         /// Check alone, change nothing.
         validate_only: bool,
     },
@@ -81,7 +84,7 @@ pub struct NewTopic {
     /// (partition, its brokers) if the client chooses them; else empty.
     pub assignments: Vec<(i32, Vec<i32>)>,
     /// Its settings, under Kafka's names.
-    pub configs: Vec<(String, Option<String>)>,
+    pub configs: Vec<Setting>,
 }
 
 /// A topic by name or by id; exactly one of them is given by a client that is right.
@@ -227,26 +230,28 @@ impl ControllerRequest {
         let refuse = || Err(why.clone());
         match self {
             ControllerRequest::CreateTopics { topics, .. } => {
-                let refused = topics.iter().map(|topic| CreatedTopic { name: topic.name.clone(), result: Err(why.clone()) });
+                let refused =
+                    topics.iter().map(|topic| CreatedTopic { name: topic.name.clone(), result: Err(why.clone()) });
                 ControllerReply::CreateTopics(refused.collect())
             }
             ControllerRequest::DeleteTopics(topics) => {
-                let refused =
-                    topics.iter().map(|topic| DeletedTopic { name: topic.name.clone(), id: topic.id, result: refuse() });
+                let refused = topics.iter().map(|topic| DeletedTopic {
+                    name: topic.name.clone(),
+                    id: topic.id,
+                    result: refuse(),
+                });
                 ControllerReply::DeleteTopics(refused.collect())
             }
             ControllerRequest::CreatePartitions { topics, .. } => {
                 ControllerReply::CreatePartitions(topics.iter().map(|topic| (topic.name.clone(), refuse())).collect())
             }
-            ControllerRequest::IncrementalAlterConfigs { resources, .. } => {
-                ControllerReply::AlterConfigs(resources.iter().map(|(resource, _)| (resource.clone(), refuse())).collect())
-            }
-            ControllerRequest::AlterConfigs { resources, .. } => {
-                ControllerReply::AlterConfigs(resources.iter().map(|(resource, _)| (resource.clone(), refuse())).collect())
-            }
-            ControllerRequest::AllocateProducerIds { .. } => {
-                ControllerReply::AllocateProducerIds(Err(why.clone()))
-            }
+            ControllerRequest::IncrementalAlterConfigs { resources, .. } => ControllerReply::AlterConfigs(
+                resources.iter().map(|(resource, _)| (resource.clone(), refuse())).collect(),
+            ),
+            ControllerRequest::AlterConfigs { resources, .. } => ControllerReply::AlterConfigs(
+                resources.iter().map(|(resource, _)| (resource.clone(), refuse())).collect(),
+            ),
+            ControllerRequest::AllocateProducerIds { .. } => ControllerReply::AllocateProducerIds(Err(why.clone())),
         }
     }
 }

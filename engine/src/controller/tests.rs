@@ -132,11 +132,7 @@ fn topics_are_refused_in_kafkas_words() {
     );
     is(refused(with_config("nosuch", "1")), ErrorCode::InvalidConfig, "Unknown topic config name: nosuch");
     is(refused(topic("t1", 1, 1)), ErrorCode::TopicAlreadyExists, "Topic 't1' already exists.");
-    is(
-        refused(topic("a_b", 1, 1)),
-        ErrorCode::InvalidTopicException,
-        "Topic 'a_b' collides with existing topic: a.b",
-    );
+    is(refused(topic("a_b", 1, 1)), ErrorCode::InvalidTopicException, "Topic 'a_b' collides with existing topic: a.b");
     is(
         refused(with_assignments(&[(0, &[9])])),
         ErrorCode::InvalidReplicaAssignment,
@@ -295,7 +291,8 @@ fn topic_configs_change_one_by_one() {
 #[test]
 fn alter_configs_replaces_all() {
     let mut cluster = Cluster::new(&[]);
-    let configs = vec![("retention.ms".to_owned(), Some("5".to_owned())), ("flush.ms".to_owned(), Some("6".to_owned()))];
+    let configs =
+        vec![("retention.ms".to_owned(), Some("5".to_owned())), ("flush.ms".to_owned(), Some("6".to_owned()))];
     cluster.create_one(NewTopic { configs, ..topic("t1", 1, 1) }).expect("a topic");
     let resources = vec![(named("t1"), vec![("segment.ms".to_owned(), Some("70".to_owned()))])];
     let reply = cluster.handle(ControllerRequest::AlterConfigs { resources, validate_only: false });

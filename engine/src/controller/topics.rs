@@ -11,7 +11,9 @@ use super::describe;
 use super::image::{PartitionState, Topic};
 use super::placement;
 use super::records::MetadataRecord;
-use super::request::{CreatedTopic, DeletedTopic, NewPartitions, NewTopic, NewTopicState, Refusal, TopicName, occurrences};
+use super::request::{
+    CreatedTopic, DeletedTopic, NewPartitions, NewTopic, NewTopicState, Refusal, Setting, TopicName, occurrences,
+};
 use super::topic_configs;
 use crate::protocol::{ErrorCode, Uuid};
 
@@ -113,7 +115,7 @@ fn check_name_is_free(context: &Context<'_>, name: &str) -> Result<(), Refusal> 
     }
 }
 
-fn settings(configs: &[(String, Option<String>)]) -> Result<BTreeMap<String, String>, Refusal> {
+fn settings(configs: &[Setting]) -> Result<BTreeMap<String, String>, Refusal> {
     let invalid = |why: String| Refusal::new(ErrorCode::InvalidConfig, why);
     let nulls: Vec<_> = configs.iter().filter(|(_, value)| value.is_none()).map(|(name, _)| name.as_str()).collect();
     if !nulls.is_empty() {

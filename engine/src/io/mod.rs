@@ -263,7 +263,11 @@ impl File {
             let done = buffer::round_down(whole.len());
             let more = self.read_blocks(position + done as u64, len - done).await?;
             if done + more.len() <= whole.len() {
-                break;
+                // No progress: the file's end, or a second short read inside the same block.
+                if self.len().await? <= position + whole.len() as u64 {
+                    break;
+                }
+                continue;
             }
             whole.set_len(done);
             whole.extend_from_slice(&more);

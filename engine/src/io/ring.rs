@@ -8,6 +8,8 @@
 
 #![allow(unsafe_code)]
 
+#[cfg(feature = "faults")]
+mod faults;
 pub(super) mod op;
 pub(super) mod system;
 
@@ -38,10 +40,16 @@ const WORKERS: [u32; 2] = [8, 16];
 enum Slot {
     Free,
     /// Queued or in the kernel; `waker` is of the task that waits.
-    Waiting { op: Op, waker: Option<Waker> },
+    Waiting {
+        op: Op,
+        waker: Option<Waker>,
+    },
     /// Queued or in the kernel, its future dropped; the completion frees it.
     Abandoned(Op),
-    Done { op: Op, result: i32 },
+    Done {
+        op: Op,
+        result: i32,
+    },
 }
 
 struct Inner {
@@ -58,6 +66,11 @@ struct Inner {
     armed: Option<u64>,
     /// Wakers of completed operations, kept to save its allocation.
     woken: Vec<Waker>,
+    #[cfg(feature = "faults")]
+    faults: faults::Faults,
+    /// Completions held back: when each is due, its slot and its result.
+    #[cfg(feature = "faults")]
+    held: Vec<(u64, usize, i32)>,
 }
 
 /// What one [`Ring::turn`] found.
@@ -106,6 +119,10 @@ impl Ring {
             timespec: Box::new(Timespec::new()),
             armed: None,
             woken: Vec::new(),
+            #[cfg(feature = "faults")]
+            faults: faults::Faults::from_environment(),
+            #[cfg(feature = "faults")]
+            held: Vec::new(),
         })))))
     }
 
@@ -273,6 +290,8 @@ impl Inner {
 
     fn turn(&mut self, mut enter: bool) -> Turn {
         let mut turn = Turn::default();
+        #[cfg(feature = "faults")]
+        self.release_held();
         loop {
             self.fill();
             let (submitted, refused) = self.enter(enter);
@@ -349,6 +368,12 @@ impl Inner {
             _ => {}
         }
         let index = user_data as usize;
+        #[cfg(feature = "faults")]
+        let Some(result) = self.strike(index, result) else { return };
+        self.finish(index, result);
+    }
+
+    fn finish(&mut self, index: usize, result: i32) {
         match self.take(index) {
             Slot::Waiting { op, waker } => {
                 self.slots[index] = Slot::Done { op, result };
@@ -359,6 +384,37 @@ impl Inner {
                 op.discard(result);
             }
             Slot::Free | Slot::Done { .. } => unreachable!("an operation completes once"),
+        }
+    }
+
+    /// The result to report; `None` if it is held back.
+    #[cfg(feature = "faults")]
+    fn strike(&mut self, index: usize, result: i32) -> Option<i32> {
+        let (Slot::Waiting { op, .. } | Slot::Abandoned(op)) = &self.slots[index] else { return Some(result) };
+        match self.faults.strike(op, result) {
+            faults::Verdict::Report(result) => Some(result),
+            faults::Verdict::Delay(delay_ns) => {
+                let due = system::monotonic_ns() + delay_ns;
+                self.held.push((due, index, result));
+                // The ring's memory is not given up before this one has ended.
+                self.in_flight += 1;
+                self.arm_timer(due);
+                None
+            }
+        }
+    }
+
+    /// Reports what has been held back long enough, and has the timer wake the core for the rest.
+    #[cfg(feature = "faults")]
+    fn release_held(&mut self) {
+        let now = system::monotonic_ns();
+        while let Some(place) = self.held.iter().position(|(due, ..)| *due <= now) {
+            let (_, index, result) = self.held.swap_remove(place);
+            self.in_flight -= 1;
+            self.finish(index, result);
+        }
+        if let Some(due) = self.held.iter().map(|(due, ..)| *due).min() {
+            self.arm_timer(due);
         }
     }
 

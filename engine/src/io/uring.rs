@@ -154,7 +154,8 @@ impl Core {
             let _alive = alive;
             future.await;
         };
-        let task = glommio::spawn_local_into(counted, self.queues.of(class)).expect("a core's queues live as long as it");
+        let task =
+            glommio::spawn_local_into(counted, self.queues.of(class)).expect("a core's queues live as long as it");
         self.tasks.places.borrow_mut()[place] = Some(task);
     }
 }

@@ -73,7 +73,11 @@ impl Checkpoint {
     }
 
     /// Begins a new generation with every partition; the older one is removed once this one is durable.
-    pub async fn write_snapshot<'a>(&mut self, start: ReplayStart, logs: impl Iterator<Item = &'a LogRecord>) -> io::Result<()> {
+    pub async fn write_snapshot<'a>(
+        &mut self,
+        start: ReplayStart,
+        logs: impl Iterator<Item = &'a LogRecord>,
+    ) -> io::Result<()> {
         let previous = self.files.take().map(|_| self.generation);
         self.generation += 1;
         (self.position, self.index, self.last_crc) = (0, 0, 0);
@@ -91,11 +95,21 @@ impl Checkpoint {
     }
 
     /// Adds a frame with the partitions that changed and those that are gone.
-    pub async fn write_changes<'a>(&mut self, start: ReplayStart, logs: impl Iterator<Item = &'a LogRecord>, removed: &[PartitionId]) -> io::Result<()> {
+    pub async fn write_changes<'a>(
+        &mut self,
+        start: ReplayStart,
+        logs: impl Iterator<Item = &'a LogRecord>,
+        removed: &[PartitionId],
+    ) -> io::Result<()> {
         self.write(start, logs, removed).await
     }
 
-    async fn write<'a>(&mut self, start: ReplayStart, logs: impl Iterator<Item = &'a LogRecord>, removed: &[PartitionId]) -> io::Result<()> {
+    async fn write<'a>(
+        &mut self,
+        start: ReplayStart,
+        logs: impl Iterator<Item = &'a LogRecord>,
+        removed: &[PartitionId],
+    ) -> io::Result<()> {
         let frame = self.encode(start, logs, removed);
         let files = self.files.clone().expect("a generation begins with a snapshot");
         for file in files {
@@ -106,7 +120,12 @@ impl Checkpoint {
         Ok(())
     }
 
-    fn encode<'a>(&mut self, start: ReplayStart, logs: impl Iterator<Item = &'a LogRecord>, removed: &[PartitionId]) -> Bytes {
+    fn encode<'a>(
+        &mut self,
+        start: ReplayStart,
+        logs: impl Iterator<Item = &'a LogRecord>,
+        removed: &[PartitionId],
+    ) -> Bytes {
         let mut body = Vec::new();
         body.put_slice(&start.journal);
         body.put_u64_le(start.file_sequence);
@@ -176,7 +195,10 @@ pub async fn remove_others(io: &Io, dir: &Path, keep: Option<u64>) -> io::Result
 
 async fn generations(io: &Io, dir: &Path) -> io::Result<Vec<u64>> {
     let entries = io.read_dir(dir).await?;
-    let mut found: Vec<u64> = entries.iter().filter_map(|entry| entry.name.strip_prefix("checkpoint-")?.split('-').next()?.parse().ok()).collect();
+    let mut found: Vec<u64> = entries
+        .iter()
+        .filter_map(|entry| entry.name.strip_prefix("checkpoint-")?.split('-').next()?.parse().ok())
+        .collect();
     found.sort_unstable();
     found.dedup();
     Ok(found)
@@ -216,7 +238,9 @@ pub async fn load(io: &Io, dir: &Path) -> io::Result<(Vec<Contents>, u64)> {
 fn parse(mirrors: &[Bytes], generation: u64) -> Option<Contents> {
     let mut contents: Option<Contents> = None;
     let (mut position, mut index, mut last_crc) = (0, 0, 0);
-    while let Some((body, crc)) = mirrors.iter().find_map(|bytes| frame(bytes.get(position..)?, generation, index, last_crc)) {
+    while let Some((body, crc)) =
+        mirrors.iter().find_map(|bytes| frame(bytes.get(position..)?, generation, index, last_crc))
+    {
         contents = Some(apply(contents, body, generation)?);
         position += round_up(HEADER_BYTES + body.len());
         index += 1;
@@ -245,7 +269,8 @@ fn apply(contents: Option<Contents>, mut body: &[u8], generation: u64) -> Option
     let body = &mut body;
     let mut journal = [0; 16];
     body.try_copy_to_slice(&mut journal).ok()?;
-    let start = ReplayStart { journal, file_sequence: body.try_get_u64_le().ok()?, last_sequence: body.try_get_u64_le().ok()? };
+    let start =
+        ReplayStart { journal, file_sequence: body.try_get_u64_le().ok()?, last_sequence: body.try_get_u64_le().ok()? };
     let mut contents = contents.unwrap_or(Contents { generation, start, logs: BTreeMap::new() });
     contents.start = start;
     for _ in 0..body.try_get_u32_le().ok()? {

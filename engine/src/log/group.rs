@@ -358,7 +358,12 @@ impl FileHeader {
         let mut journal = [0; 16];
         body.copy_to_slice(&mut journal);
         let lineage = Lineage { journal, file_sequence: body.get_u64_le(), incarnation: body.get_u64_le() };
-        Some(FileHeader { lineage, last_sequence: body.get_u64_le(), last_crc: body.get_u32_le(), synced_up_to: body.get_u64_le() })
+        Some(FileHeader {
+            lineage,
+            last_sequence: body.get_u64_le(),
+            last_crc: body.get_u32_le(),
+            synced_up_to: body.get_u64_le(),
+        })
     }
 }
 
@@ -372,7 +377,16 @@ mod tests {
 
     fn group(payload: &[u8]) -> Group {
         let id = PartitionId { topic_id: Uuid([1; 16]), partition: 4 };
-        let entry = |base_offset| Entry { kind: EntryKind::Append, id, ownership: 2, base_offset, end_offset: base_offset + 10, leader_epoch: 5, length: 0, crc: 0 };
+        let entry = |base_offset| Entry {
+            kind: EntryKind::Append,
+            id,
+            ownership: 2,
+            base_offset,
+            end_offset: base_offset + 10,
+            leader_epoch: 5,
+            length: 0,
+            crc: 0,
+        };
         let mut builder = GroupBuilder::new(0);
         builder.push(entry(10), payload, |_| {});
         builder.push(entry(20), b"second", |_| {});

@@ -126,7 +126,14 @@ pub struct Journal {
 impl Journal {
     /// A journal with nothing in it yet. `reusable` are files of its directory, written to the configured
     /// size before and no longer needed; `next_name` numbers the first file that will be made.
-    pub fn new(io: Io, config: JournalConfig, start: JournalStart, reusable: Vec<File>, next_name: u32, failure: DiskFailure) -> Journal {
+    pub fn new(
+        io: Io,
+        config: JournalConfig,
+        start: JournalStart,
+        reusable: Vec<File>,
+        next_name: u32,
+        failure: DiskFailure,
+    ) -> Journal {
         let state = State {
             start,
             current: None,
@@ -346,9 +353,15 @@ impl Journal {
         let incarnation = self.io.random_u64();
         let state = &mut *self.state.borrow_mut();
         let file = state.free.pop().expect("appends wait for a free file before the current one is full");
-        let file_sequence = state.current.as_ref().map_or(state.start.file_sequence, |current| current.lineage.file_sequence + 1);
+        let file_sequence =
+            state.current.as_ref().map_or(state.start.file_sequence, |current| current.lineage.file_sequence + 1);
         let lineage = Lineage { journal: state.start.journal, file_sequence, incarnation };
-        let header = FileHeader { lineage, last_sequence: state.last_sequence, last_crc: state.last_crc, synced_up_to: state.synced_up_to };
+        let header = FileHeader {
+            lineage,
+            last_sequence: state.last_sequence,
+            last_crc: state.last_crc,
+            synced_up_to: state.synced_up_to,
+        };
         let next = Current { file: file.clone(), lineage, position: FILE_GROUPS_START };
         if let Some(full) = state.current.replace(next) {
             state.full.push_back((full.lineage.file_sequence, full.file));

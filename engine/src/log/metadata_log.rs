@@ -139,12 +139,8 @@ impl MetadataLog {
     }
 
     async fn create(io: &Io, directory: &Path) -> Result<(MetadataLog, Recovered), MetadataLogError> {
-        let header = FileHeader {
-            generation: 1,
-            nonce: io.random_u64(),
-            snapshot_end: FRAMES_START as u64,
-            snapshot_index: -1,
-        };
+        let header =
+            FileHeader { generation: 1, nonce: io.random_u64(), snapshot_end: FRAMES_START as u64, snapshot_index: -1 };
         let content = header.encode().to_vec();
         let files = install(io, directory, &content).await?;
         let log = MetadataLog::at_end(io, directory, files, header, header.first_frame(), content.len(), 0);
@@ -230,11 +226,9 @@ impl MetadataLog {
         // Failed until proved otherwise: also if this future is dropped half way.
         self.failed = true;
         let [a, b] = &self.files;
-        let (a, b) = zip(
-            a.write_durable_at(self.position, bytes.clone()),
-            b.write_durable_at(self.position, bytes.clone()),
-        )
-        .await;
+        let (a, b) =
+            zip(a.write_durable_at(self.position, bytes.clone()), b.write_durable_at(self.position, bytes.clone()))
+                .await;
         a.and(b)?;
         self.failed = false;
         self.position += size;

@@ -8,19 +8,19 @@
 //! Invariant: a byte that was acknowledged is in a durable journal group or in a flushed segment that the
 //! checkpoint names, at every moment. This module knows no replicas, no leaders and no clients.
 
+pub mod checkpoint;
+pub mod drain;
 pub mod group;
 pub mod journal;
 pub mod leader_epochs;
-pub mod producer_state;
+pub mod metadata_log;
 pub mod offset_index;
+pub mod partition_log;
+pub mod producer_state;
+pub mod reader;
+pub mod recovery;
 pub mod segment;
 pub mod tail;
-pub mod partition_log;
-pub mod reader;
-pub mod drain;
-pub mod checkpoint;
-pub mod recovery;
-pub mod metadata_log;
 
 pub use partition_log::Log;
 

@@ -102,7 +102,8 @@ mod tests {
 
     #[test]
     fn finding_skips_what_ends_before() {
-        let run = |base_offset, end_offset| Run { base_offset, end_offset, position: 0, length: 1, crc: 0, max_timestamp: 0 };
+        let run =
+            |base_offset, end_offset| Run { base_offset, end_offset, position: 0, length: 1, crc: 0, max_timestamp: 0 };
         let runs = [run(0, 10), run(10, 20), run(25, 30)];
         assert_eq!([0, 9, 10, 22, 29, 30].map(|offset| find(&runs, offset)), [0, 0, 1, 2, 2, 3]);
     }

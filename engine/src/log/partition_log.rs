@@ -106,7 +106,17 @@ impl LogRecord {
         let damaged = bytes.try_get_u32_le().ok()?;
         let range = |bytes: &mut &[u8]| Some((bytes.try_get_i64_le().ok()?, bytes.try_get_i64_le().ok()?));
         let damaged = (0..damaged).map(|_| range(bytes)).collect::<Option<_>>()?;
-        Some(LogRecord { id, ownership, log_start_offset, drained_end_offset, segments, producers, epochs, damaged, suspended })
+        Some(LogRecord {
+            id,
+            ownership,
+            log_start_offset,
+            drained_end_offset,
+            segments,
+            producers,
+            epochs,
+            damaged,
+            suspended,
+        })
     }
 }
 

@@ -60,9 +60,14 @@ impl ProducerStates {
             return SequenceCheck::Reject(ErrorCode::InvalidProducerEpoch);
         }
         if epoch > producer.epoch {
-            return if first_sequence == 0 { SequenceCheck::Append } else { SequenceCheck::Reject(ErrorCode::OutOfOrderSequenceNumber) };
+            return if first_sequence == 0 {
+                SequenceCheck::Append
+            } else {
+                SequenceCheck::Reject(ErrorCode::OutOfOrderSequenceNumber)
+            };
         }
-        let same = |batch: &&ProducerBatch| batch.first_sequence == first_sequence && batch.last_sequence == last_sequence;
+        let same =
+            |batch: &&ProducerBatch| batch.first_sequence == first_sequence && batch.last_sequence == last_sequence;
         if let Some(original) = producer.batches.iter().find(same) {
             return SequenceCheck::Duplicate(*original);
         }
@@ -108,7 +113,9 @@ impl ProducerStates {
 
     /// Forgets producers whose last batch is older than `expiration_ms`.
     pub fn expire(&mut self, now_ms: i64, expiration_ms: i64) {
-        self.0.retain(|_, producer| producer.batches.back().is_some_and(|batch| now_ms.saturating_sub(batch.timestamp) <= expiration_ms));
+        self.0.retain(|_, producer| {
+            producer.batches.back().is_some_and(|batch| now_ms.saturating_sub(batch.timestamp) <= expiration_ms)
+        });
     }
 
     /// How many producers are remembered.

@@ -78,7 +78,15 @@ struct DiskRead {
 
 /// Reads whole batches from the one that holds `offset` on, of those that end at or before `end_offset`, up to
 /// `max_bytes`; if `at_least_one`, the first even if it is larger. `offset` lies within the log.
-pub async fn read(io: &Io, log: &SharedLog, opened: &OpenSegments, offset: i64, end_offset: i64, max_bytes: usize, at_least_one: bool) -> io::Result<Found> {
+pub async fn read(
+    io: &Io,
+    log: &SharedLog,
+    opened: &OpenSegments,
+    offset: i64,
+    end_offset: i64,
+    max_bytes: usize,
+    at_least_one: bool,
+) -> io::Result<Found> {
     if offset >= end_offset || (max_bytes == 0 && !at_least_one) {
         return Ok(Found::Batches(Vec::new()));
     }
@@ -101,7 +109,8 @@ fn plan(log: &Log, offset: i64) -> Option<DiskRead> {
     let segment = *log.segments.get(at)?;
     // While a drain holds the active segment, it is read as the manifest last knew it.
     let active = log.active.as_ref().filter(|active| active.segment.base_offset == segment.base_offset);
-    let active = active.map(|active| (active.file().clone(), active.runs.iter().copied().chain(active.segment.open_run).collect()));
+    let active = active
+        .map(|active| (active.file().clone(), active.runs.iter().copied().chain(active.segment.open_run).collect()));
     Some(DiskRead { id: log.id, dir: log.dir.clone(), segment, active })
 }
 
@@ -124,13 +133,24 @@ impl DiskRead {
         Ok((file, runs))
     }
 
-    async fn run(self, io: &Io, opened: &OpenSegments, offset: i64, end_offset: i64, max_bytes: usize, at_least_one: bool) -> io::Result<Found> {
+    async fn run(
+        self,
+        io: &Io,
+        opened: &OpenSegments,
+        offset: i64,
+        end_offset: i64,
+        max_bytes: usize,
+        at_least_one: bool,
+    ) -> io::Result<Found> {
         let (file, runs) = self.open(io, opened).await?;
         let first = offset_index::find(&runs, offset);
         let Some(first_run) = runs.get(first).copied() else { return Ok(Found::Damaged) };
         let wanted = max_bytes.min(DISK_READ_BYTES) as u64;
         let mut last = first;
-        while runs.get(last + 1).is_some_and(|run| run.end_position() - first_run.position <= wanted && run.base_offset < end_offset) {
+        while runs
+            .get(last + 1)
+            .is_some_and(|run| run.end_position() - first_run.position <= wanted && run.base_offset < end_offset)
+        {
             last += 1;
         }
         let start = first_run.position - first_run.position % BLOCK as u64;
@@ -141,7 +161,9 @@ impl DiskRead {
             let from = (run.position - start) as usize;
             let to = (from + run.length as usize).min(bytes.len());
             let run_bytes = bytes.slice(from.min(to)..to);
-            if run_bytes.len() == run.length as usize && (planted!(NoCrcAtRecovery) || crc32c::crc32c(&run_bytes) == run.crc) {
+            if run_bytes.len() == run.length as usize
+                && (planted!(NoCrcAtRecovery) || crc32c::crc32c(&run_bytes) == run.crc)
+            {
                 if !take_bounded(&mut taken, &run_bytes, run, offset, end_offset) {
                     break;
                 }
@@ -209,7 +231,9 @@ fn salvage(bytes: &Bytes, run: &Run, offset: i64) -> Option<Salvaged> {
         }
         let base = batch.base_offset();
         let mut next = batch.last_offset() + 1;
-        while let Some(follower) = bytes.get(position..).and_then(|rest| intact(rest, run)).filter(|batch| batch.base_offset() == next) {
+        while let Some(follower) =
+            bytes.get(position..).and_then(|rest| intact(rest, run)).filter(|batch| batch.base_offset() == next)
+        {
             next = follower.last_offset() + 1;
             position += follower.total_size();
         }
@@ -246,7 +270,14 @@ pub enum Wanted {
 
 /// Looks for a record by its time among those below `end_offset`. Segments and runs that cannot hold it are
 /// passed over by what their index says; the others are read.
-pub async fn find_by_time(io: &Io, log: &SharedLog, opened: &OpenSegments, wanted: Wanted, end_offset: i64, scratch: &mut Scratch) -> io::Result<Option<TimedOffset>> {
+pub async fn find_by_time(
+    io: &Io,
+    log: &SharedLog,
+    opened: &OpenSegments,
+    wanted: Wanted,
+    end_offset: i64,
+    scratch: &mut Scratch,
+) -> io::Result<Option<TimedOffset>> {
     let target = match wanted {
         Wanted::AtOrAfter(timestamp) => timestamp,
         Wanted::Greatest => match greatest_timestamp(&log.borrow(), end_offset) {
@@ -280,7 +311,13 @@ fn greatest_timestamp(log: &Log, end_offset: i64) -> Option<i64> {
 }
 
 /// The first offset at or behind `offset` from which a batch with a time of `target` or later may start.
-async fn next_candidate(io: &Io, log: &SharedLog, opened: &OpenSegments, mut offset: i64, target: i64) -> io::Result<Option<i64>> {
+async fn next_candidate(
+    io: &Io,
+    log: &SharedLog,
+    opened: &OpenSegments,
+    mut offset: i64,
+    target: i64,
+) -> io::Result<Option<i64>> {
     loop {
         let disk = {
             let log = log.borrow();
@@ -289,7 +326,8 @@ async fn next_candidate(io: &Io, log: &SharedLog, opened: &OpenSegments, mut off
                 let later = |bytes: &Bytes| BatchView::parse(bytes).is_ok_and(|batch| batch.max_timestamp() >= target);
                 return Ok(chunks.into_iter().find(|chunk| later(&chunk.bytes)).map(|chunk| chunk.base_offset));
             }
-            let segment = log.segments.iter().find(|segment| segment.end_offset > offset && segment.max_timestamp >= target);
+            let segment =
+                log.segments.iter().find(|segment| segment.end_offset > offset && segment.max_timestamp >= target);
             match segment {
                 Some(segment) => {
                     offset = offset.max(segment.base_offset);
@@ -318,12 +356,17 @@ fn first_in_batch(batch: &BatchView<'_>, target: i64, start: i64, scratch: &mut 
     }
     let leader_epoch = batch.partition_leader_epoch();
     if batch.attributes().timestamp_type() == TimestampType::LogAppendTime {
-        return Some(TimedOffset { timestamp: batch.max_timestamp(), offset: batch.base_offset().max(start), leader_epoch });
+        return Some(TimedOffset {
+            timestamp: batch.max_timestamp(),
+            offset: batch.base_offset().max(start),
+            leader_epoch,
+        });
     }
     let mut plain = Vec::new();
     let records = batch.records(scratch, &mut plain, DEFAULT_MAX_DECOMPRESSED_BYTES).ok()?;
     records.flatten().find_map(|record| {
-        let (timestamp, offset) = (batch.base_timestamp() + record.timestamp_delta, batch.base_offset() + i64::from(record.offset_delta));
+        let (timestamp, offset) =
+            (batch.base_timestamp() + record.timestamp_delta, batch.base_offset() + i64::from(record.offset_delta));
         (timestamp >= target && offset >= start).then_some(TimedOffset { timestamp, offset, leader_epoch })
     })
 }

@@ -130,7 +130,12 @@ pub async fn recover(io: &Io, root: &Path, quarantine: &Path) -> io::Result<Reco
 }
 
 /// The files that the replay needs, in order, and the names of those that it does not.
-async fn read_files(io: &Io, dir: &Path, contents: &[Contents], bytes_read: &mut u64) -> io::Result<(Vec<JournalFile>, Vec<String>, u32)> {
+async fn read_files(
+    io: &Io,
+    dir: &Path,
+    contents: &[Contents],
+    bytes_read: &mut u64,
+) -> io::Result<(Vec<JournalFile>, Vec<String>, u32)> {
     let needed_from = contents.iter().map(|contents| contents.start.file_sequence).min().unwrap_or(0);
     let journal = contents.first().map(|contents| contents.start.journal);
     let (mut files, mut free, mut next_name) = (Vec::new(), Vec::new(), 0);
@@ -159,7 +164,10 @@ async fn read_files(io: &Io, dir: &Path, contents: &[Contents], bytes_read: &mut
     if let (Some(first), true) = (first, needed_from > 0)
         && first > needed_from
     {
-        let what = format!("the journal in {} lacks file {needed_from}, from which the checkpoint replays; the first found is {first}", dir.display());
+        let what = format!(
+            "the journal in {} lacks file {needed_from}, from which the checkpoint replays; the first found is {first}",
+            dir.display()
+        );
         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
     }
     Ok((files, free, next_name))
@@ -170,7 +178,12 @@ fn header_of(head: &Bytes) -> Option<FileHeader> {
     FileHeader::parse(head).or_else(|| {
         let first = Group::parse_any(&head.slice(head.len().min(FILE_GROUPS_START as usize)..)).ok()?;
         let place = first.place;
-        Some(FileHeader { lineage: place.lineage, last_sequence: place.sequence - 1, last_crc: place.previous_crc, synced_up_to: place.synced_up_to })
+        Some(FileHeader {
+            lineage: place.lineage,
+            last_sequence: place.sequence - 1,
+            last_crc: place.previous_crc,
+            synced_up_to: place.synced_up_to,
+        })
     })
 }
 
@@ -202,7 +215,11 @@ impl Walk {
             }
             // The last groups of the file before are corrupt: the first group here may know of the last.
             let first = files[0].bytes.slice(FILE_GROUPS_START as usize..);
-            self.lose(self.last_sequence + 1, Group::parse(&first, header.lineage).ok().as_ref(), header.last_sequence + 1);
+            self.lose(
+                self.last_sequence + 1,
+                Group::parse(&first, header.lineage).ok().as_ref(),
+                header.last_sequence + 1,
+            );
         }
         (self.last_sequence, self.last_crc) = (header.last_sequence, header.last_crc);
         true
@@ -215,7 +232,8 @@ impl Walk {
         let mut position = FILE_GROUPS_START as usize;
         while position < file.bytes.len() {
             let here = file.bytes.slice(position..);
-            let parsed = if planted!(NoIncarnationGuard) { Group::parse_any(&here) } else { Group::parse(&here, lineage) };
+            let parsed =
+                if planted!(NoIncarnationGuard) { Group::parse_any(&here) } else { Group::parse(&here, lineage) };
             match parsed {
                 Ok(group) if self.follows(&group) => {
                     position += group.bytes.len();
@@ -240,7 +258,8 @@ impl Walk {
     }
 
     fn follows(&self, group: &Group) -> bool {
-        planted!(NoIncarnationGuard) || (group.place.sequence == self.last_sequence + 1 && group.place.previous_crc == self.last_crc)
+        planted!(NoIncarnationGuard)
+            || (group.place.sequence == self.last_sequence + 1 && group.place.previous_crc == self.last_crc)
     }
 
     fn accept(&mut self, group: Group) {
@@ -279,7 +298,9 @@ fn later_evidence(file: &JournalFile, position: usize, lineage: Lineage) -> u64 
 
 /// Up to which group these files say that the journal was synced.
 fn evidence(files: &[JournalFile]) -> u64 {
-    let of = |file: &JournalFile| later_evidence(file, FILE_GROUPS_START as usize - BLOCK, file.header.lineage).max(file.header.synced_up_to);
+    let of = |file: &JournalFile| {
+        later_evidence(file, FILE_GROUPS_START as usize - BLOCK, file.header.lineage).max(file.header.synced_up_to)
+    };
     files.iter().map(of).max().unwrap_or(0)
 }
 
@@ -299,14 +320,23 @@ async fn keep_aside(io: &Io, file: &JournalFile, position: u64, quarantine: &Pat
 fn journal_start(io: &Io, contents: &[Contents], files: &[JournalFile], walk: &Walk) -> JournalStart {
     let checkpointed = contents.iter().map(|contents| contents.start);
     let newest = files.iter().map(|file| file.header.lineage.file_sequence);
-    let known = checkpointed.clone().map(|start| start.journal).next().or(files.first().map(|file| file.header.lineage.journal));
+    let known = checkpointed
+        .clone()
+        .map(|start| start.journal)
+        .next()
+        .or(files.first().map(|file| file.header.lineage.journal));
     let mut fresh = [0; 16];
     fresh[..8].copy_from_slice(&io.random_u64().to_le_bytes());
     fresh[8..].copy_from_slice(&io.random_u64().to_le_bytes());
     // A clean stop leaves no file to replay: numbering goes on from what the checkpoint says.
-    let next_file = newest.map(|sequence| sequence + 1).chain(checkpointed.clone().map(|start| start.file_sequence)).max().unwrap_or(1);
+    let next_file = newest
+        .map(|sequence| sequence + 1)
+        .chain(checkpointed.clone().map(|start| start.file_sequence))
+        .max()
+        .unwrap_or(1);
     let checkpointed_sequence = checkpointed.map(|start| start.last_sequence).max().unwrap_or(0);
-    let (last_sequence, last_crc) = if files.is_empty() { (checkpointed_sequence, 0) } else { (walk.last_sequence, walk.last_crc) };
+    let (last_sequence, last_crc) =
+        if files.is_empty() { (checkpointed_sequence, 0) } else { (walk.last_sequence, walk.last_crc) };
     JournalStart { journal: known.unwrap_or(fresh), file_sequence: next_file, last_sequence, last_crc }
 }
 
@@ -380,7 +410,8 @@ fn replay(mut record: LogRecord, mut entries: Vec<Said>, gap: Option<u64>) -> Re
 
 /// The batches from `offset` on.
 fn behind(bytes: &Bytes, offset: i64) -> Bytes {
-    let before = |batch: &Result<crate::record::BatchView<'_>, _>| matches!(batch, Ok(batch) if batch.last_offset() < offset);
+    let before =
+        |batch: &Result<crate::record::BatchView<'_>, _>| matches!(batch, Ok(batch) if batch.last_offset() < offset);
     let skipped: usize = batches(bytes).take_while(before).flatten().map(|batch| batch.total_size()).sum();
     bytes.slice(skipped..)
 }

@@ -40,7 +40,16 @@ pub struct Segment {
 impl Segment {
     /// An empty one.
     pub fn new(base_offset: i64) -> Segment {
-        Segment { base_offset, end_offset: base_offset, size: 0, first_timestamp: -1, max_timestamp: -1, runs: 0, open_run: None, sealed: false }
+        Segment {
+            base_offset,
+            end_offset: base_offset,
+            size: 0,
+            first_timestamp: -1,
+            max_timestamp: -1,
+            runs: 0,
+            open_run: None,
+            sealed: false,
+        }
     }
 
     /// Its file of batches in the partition's directory.
@@ -188,7 +197,13 @@ impl ActiveSegment {
 
     /// What makes the batches and their closed runs durable as they are now.
     pub fn prepare_sync(&self) -> SegmentSync {
-        SegmentSync { file: self.file.clone(), index: self.index.clone(), entries: self.index_write(), runs: self.runs.len(), cut: None }
+        SegmentSync {
+            file: self.file.clone(),
+            index: self.index.clone(),
+            entries: self.index_write(),
+            runs: self.runs.len(),
+            cut: None,
+        }
     }
 
     fn index_write(&self) -> Option<(u64, Bytes)> {
@@ -280,12 +295,19 @@ async fn load_last_block(file: &File, segment: &Segment) -> io::Result<(Vec<u8>,
         return Err(lacking(segment));
     }
     let used = &bytes[..(segment.size - aligned) as usize];
-    let intact = segment.open_run.is_none_or(|run| crc32c::crc32c(&used[(run.position - aligned) as usize..]) == run.crc);
+    let intact =
+        segment.open_run.is_none_or(|run| crc32c::crc32c(&used[(run.position - aligned) as usize..]) == run.crc);
     Ok((used[(block_start - aligned) as usize..].to_vec(), intact))
 }
 
 fn lacking(segment: &Segment) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("segment {:020} is shorter than the {} bytes that the checkpoint names", segment.base_offset, segment.size))
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!(
+            "segment {:020} is shorter than the {} bytes that the checkpoint names",
+            segment.base_offset, segment.size
+        ),
+    )
 }
 
 /// The closed runs of a segment, from its index file; where that is damaged, rebuilt from batches that pass
@@ -331,7 +353,8 @@ async fn rebuild_index(io: &Io, dir: &Path, segment: &Segment, known: &[Option<R
         let hole_end = known.peek().map_or(end, |run| run.position);
         let aligned = position - position % BLOCK as u64;
         let bytes = file.read_at(aligned, round_up((hole_end - aligned) as usize)).await?;
-        let hole = bytes.get((position - aligned) as usize..(hole_end - aligned) as usize).ok_or_else(|| lacking(segment))?;
+        let hole =
+            bytes.get((position - aligned) as usize..(hole_end - aligned) as usize).ok_or_else(|| lacking(segment))?;
         runs.extend(walk(hole, position, offset));
         (position, offset) = (hole_end, known.peek().map_or(segment.end_offset, |run| run.base_offset));
     }
@@ -348,12 +371,21 @@ fn walk(bytes: &[u8], start: u64, mut offset: i64) -> Vec<Run> {
             break;
         }
         offset = batch.last_offset() + 1;
-        let grown = runs.last_mut().filter(|run| run.length as usize + batch.total_size() <= RUN_BYTES && run.end_offset == batch.base_offset());
+        let grown = runs.last_mut().filter(|run| {
+            run.length as usize + batch.total_size() <= RUN_BYTES && run.end_offset == batch.base_offset()
+        });
         match grown {
             Some(run) => *run = run.extended(batch.bytes(), offset, batch.max_timestamp()),
             None => runs.push(
-                Run { base_offset: batch.base_offset(), end_offset: offset, position, length: 0, crc: 0, max_timestamp: -1 }
-                    .extended(batch.bytes(), offset, batch.max_timestamp()),
+                Run {
+                    base_offset: batch.base_offset(),
+                    end_offset: offset,
+                    position,
+                    length: 0,
+                    crc: 0,
+                    max_timestamp: -1,
+                }
+                .extended(batch.bytes(), offset, batch.max_timestamp()),
             ),
         }
         position += batch.total_size() as u64;

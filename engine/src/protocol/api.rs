@@ -92,10 +92,7 @@ mod tests {
         }
         assert_eq!(ApiKey::from_code(92), Some(ApiKey::DeleteShareGroupOffsets));
         for absent in [-1, 4, 52, 88, 93, 999] {
-            assert_eq!(
-                ApiKey::try_from(absent),
-                Err(DecodeError::UnknownApiKey(absent))
-            );
+            assert_eq!(ApiKey::try_from(absent), Err(DecodeError::UnknownApiKey(absent)));
         }
         assert_eq!(ApiKey::Fetch.name(), "Fetch");
         assert_eq!(ApiKey::Produce.versions(), 3..=13);

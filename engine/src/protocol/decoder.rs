@@ -87,10 +87,7 @@ type Decoded<T> = Result<T, DecodeError>;
 impl<'a> Decoder<'a> {
     /// A decoder at the start of `bytes`.
     pub fn new(bytes: &'a [u8]) -> Self {
-        Decoder {
-            rest: bytes,
-            elements_left: MAX_ELEMENTS,
-        }
+        Decoder { rest: bytes, elements_left: MAX_ELEMENTS }
     }
 
     /// The bytes not yet read.
@@ -108,20 +105,14 @@ impl<'a> Decoder<'a> {
 
     /// The next `count` bytes.
     pub fn take(&mut self, count: usize) -> Decoded<&'a [u8]> {
-        let truncated = DecodeError::Truncated {
-            wanted: count,
-            remaining: self.rest.len(),
-        };
+        let truncated = DecodeError::Truncated { wanted: count, remaining: self.rest.len() };
         let (head, tail) = self.rest.split_at_checked(count).ok_or(truncated)?;
         self.rest = tail;
         Ok(head)
     }
 
     fn take_array<const N: usize>(&mut self) -> Decoded<[u8; N]> {
-        let truncated = DecodeError::Truncated {
-            wanted: N,
-            remaining: self.rest.len(),
-        };
+        let truncated = DecodeError::Truncated { wanted: N, remaining: self.rest.len() };
         let (head, tail) = self.rest.split_first_chunk::<N>().ok_or(truncated)?;
         self.rest = tail;
         Ok(*head)
@@ -184,20 +175,14 @@ impl<'a> Decoder<'a> {
     }
 
     /// A length that `fixed` reads in inflexible versions; `None` is null.
-    fn length(
-        &mut self,
-        flexible: bool,
-        fixed: fn(&mut Self) -> Decoded<i64>,
-    ) -> Decoded<Option<usize>> {
+    fn length(&mut self, flexible: bool, fixed: fn(&mut Self) -> Decoded<i64>) -> Decoded<Option<usize>> {
         let length = match flexible {
             true => i64::from(self.uvarint()?) - 1,
             false => fixed(self)?,
         };
         match length {
             -1 => Ok(None),
-            _ => usize::try_from(length)
-                .map(Some)
-                .map_err(|_| DecodeError::NegativeLength(length)),
+            _ => usize::try_from(length).map(Some).map_err(|_| DecodeError::NegativeLength(length)),
         }
     }
 
@@ -215,8 +200,7 @@ impl<'a> Decoder<'a> {
 
     /// A string.
     pub fn string(&mut self, flexible: bool) -> Decoded<Str<'a>> {
-        self.nullable_string(flexible)?
-            .ok_or(DecodeError::UnexpectedNull)
+        self.nullable_string(flexible)?.ok_or(DecodeError::UnexpectedNull)
     }
 
     fn nullable_slice(&mut self, flexible: bool) -> Decoded<Option<&'a [u8]>> {
@@ -231,8 +215,7 @@ impl<'a> Decoder<'a> {
 
     /// Bytes.
     pub fn bytes(&mut self, flexible: bool) -> Decoded<Blob<'a>> {
-        self.nullable_bytes(flexible)?
-            .ok_or(DecodeError::UnexpectedNull)
+        self.nullable_bytes(flexible)?.ok_or(DecodeError::UnexpectedNull)
     }
 
     /// Record batches or null; what is in them is not looked at.
@@ -242,8 +225,7 @@ impl<'a> Decoder<'a> {
 
     /// Record batches; what is in them is not looked at.
     pub fn records(&mut self, flexible: bool) -> Decoded<Records<'a>> {
-        self.nullable_records(flexible)?
-            .ok_or(DecodeError::UnexpectedNull)
+        self.nullable_records(flexible)?.ok_or(DecodeError::UnexpectedNull)
     }
 
     /// An array or null, whose elements `read` reads and take at least `least` bytes each.
@@ -270,8 +252,7 @@ impl<'a> Decoder<'a> {
         least: usize,
         read: impl FnMut(&mut Self) -> Decoded<T>,
     ) -> Decoded<Vec<T>> {
-        self.nullable_array(flexible, least, read)?
-            .ok_or(DecodeError::UnexpectedNull)
+        self.nullable_array(flexible, least, read)?.ok_or(DecodeError::UnexpectedNull)
     }
 
     fn array_length(&mut self, flexible: bool, least: usize) -> Decoded<Option<usize>> {
@@ -288,10 +269,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// A struct or null: a byte, negative for null, goes before it.
-    pub fn nullable_struct<T>(
-        &mut self,
-        read: impl FnOnce(&mut Self) -> Decoded<T>,
-    ) -> Decoded<Option<T>> {
+    pub fn nullable_struct<T>(&mut self, read: impl FnOnce(&mut Self) -> Decoded<T>) -> Decoded<Option<T>> {
         match self.i8()? {
             ..0 => Ok(None),
             _ => read(self).map(Some),
@@ -305,10 +283,7 @@ impl<'a> Decoder<'a> {
         let size = self.uvarint()? as usize;
         let remaining = self.rest.len();
         let left = remaining.checked_sub(size);
-        let left = left.ok_or(DecodeError::Truncated {
-            wanted: size,
-            remaining,
-        })?;
+        let left = left.ok_or(DecodeError::Truncated { wanted: size, remaining })?;
         Ok((tag, TaggedEnd(left)))
     }
 
@@ -350,14 +325,8 @@ mod tests {
         assert_eq!(read(&[0x00]), Ok(0));
         assert_eq!(read(&[0xac, 0x02]), Ok(300));
         assert_eq!(read(&[0xff, 0xff, 0xff, 0xff, 0x0f]), Ok(u32::MAX));
-        assert_eq!(
-            read(&[0xff, 0xff, 0xff, 0xff, 0x1f]),
-            Err(DecodeError::VarintTooLong)
-        );
-        assert_eq!(
-            read(&[0x80, 0x80, 0x80, 0x80, 0x80, 0x00]),
-            Err(DecodeError::VarintTooLong)
-        );
+        assert_eq!(read(&[0xff, 0xff, 0xff, 0xff, 0x1f]), Err(DecodeError::VarintTooLong));
+        assert_eq!(read(&[0x80, 0x80, 0x80, 0x80, 0x80, 0x00]), Err(DecodeError::VarintTooLong));
         assert!(matches!(read(&[0x80]), Err(DecodeError::Truncated { .. })));
     }
 
@@ -366,10 +335,7 @@ mod tests {
         let mut d = Decoder::new(&[0xff, 0xff]);
         assert_eq!(d.nullable_string(false), Ok(None));
         let mut d = Decoder::new(&[0xff, 0xfe]);
-        assert_eq!(
-            d.nullable_string(false),
-            Err(DecodeError::NegativeLength(-2))
-        );
+        assert_eq!(d.nullable_string(false), Err(DecodeError::NegativeLength(-2)));
         let mut d = Decoder::new(&[0x00]);
         assert_eq!(d.string(true), Err(DecodeError::UnexpectedNull));
         let mut d = Decoder::new(&[0x81, 0x80, 0x02, b'x']);
@@ -377,16 +343,10 @@ mod tests {
         let mut d = Decoder::new(&[0x00, 0x02, 0xc3, 0x28]);
         assert_eq!(d.string(false), Err(DecodeError::NotUtf8));
         let mut d = Decoder::new(&[0x7f, 0xff, 0xff, 0xff, 0x00]);
-        let truncated = DecodeError::Truncated {
-            wanted: i32::MAX as usize,
-            remaining: 1,
-        };
+        let truncated = DecodeError::Truncated { wanted: i32::MAX as usize, remaining: 1 };
         assert_eq!(d.bytes(false), Err(truncated));
         let mut d = Decoder::new(&[0x00, 0x00, 0x00, 0x03, 1, 2, 3, 4, 5]);
-        let long = DecodeError::ArrayTooLong {
-            claimed: 3,
-            remaining: 5,
-        };
+        let long = DecodeError::ArrayTooLong { claimed: 3, remaining: 5 };
         assert_eq!(d.array(false, 2, Decoder::i16), Err(long));
     }
 
@@ -398,10 +358,7 @@ mod tests {
         let bytes = [one.clone(), one].concat();
         let mut d = Decoder::new(&bytes);
         assert_eq!(d.array(false, 1, Decoder::i8).map(|v| v.len()), Ok(half));
-        assert_eq!(
-            d.array(false, 1, Decoder::i8),
-            Err(DecodeError::TooManyElements)
-        );
+        assert_eq!(d.array(false, 1, Decoder::i8), Err(DecodeError::TooManyElements));
     }
 
     #[test]
@@ -414,9 +371,6 @@ mod tests {
         d.skip_to(end);
         assert_eq!(d.expect_at(end), Ok(()));
         assert_eq!(d.finish(), Err(DecodeError::TrailingBytes(1)));
-        assert!(matches!(
-            Decoder::new(&[0x07, 0x03, 1, 2]).tag(),
-            Err(DecodeError::Truncated { .. })
-        ));
+        assert!(matches!(Decoder::new(&[0x07, 0x03, 1, 2]).tag(), Err(DecodeError::Truncated { .. })));
     }
 }

@@ -54,18 +54,10 @@ pub struct Encoder {
 
 impl Encoder {
     /// An encoder for a bare message: the value of a record, a header in a test.
-    #[expect(
-        clippy::new_without_default,
-        reason = "there are two kinds, neither the usual one"
-    )]
+    #[expect(clippy::new_without_default, reason = "there are two kinds, neither the usual one")]
     pub fn new() -> Self {
         let small = BytesMut::with_capacity(INITIAL_CAPACITY);
-        Encoder {
-            small,
-            spliced: Vec::new(),
-            framed: false,
-            error: None,
-        }
+        Encoder { small, spliced: Vec::new(), framed: false, error: None }
     }
 
     /// An encoder for a whole frame: header, then body; the int32 of its size goes before them.
@@ -119,10 +111,7 @@ impl Encoder {
     pub(super) fn accept<'a, M: Message<'a>>(&mut self, version: i16) -> bool {
         let known = M::VERSIONS.contains(&version);
         if !known {
-            self.fail(EncodeError::UnsupportedVersion {
-                name: M::NAME,
-                version,
-            });
+            self.fail(EncodeError::UnsupportedVersion { name: M::NAME, version });
         }
         known
     }
@@ -246,12 +235,7 @@ impl Encoder {
     }
 
     /// An array or null, whose elements `write` writes.
-    pub fn nullable_array<T>(
-        &mut self,
-        value: Option<&[T]>,
-        flexible: bool,
-        mut write: impl FnMut(&mut Self, &T),
-    ) {
+    pub fn nullable_array<T>(&mut self, value: Option<&[T]>, flexible: bool, mut write: impl FnMut(&mut Self, &T)) {
         self.length(value.map(<[T]>::len), flexible);
         for element in value.unwrap_or_default() {
             write(self, element);
@@ -279,11 +263,7 @@ impl Encoder {
         self.uvarint(tag);
         let (start, spliced) = (self.small.len(), self.spliced.len());
         write(self);
-        assert_eq!(
-            spliced,
-            self.spliced.len(),
-            "Kafka has no records in tagged fields"
-        );
+        assert_eq!(spliced, self.spliced.len(), "Kafka has no records in tagged fields");
         // The size goes before the value and is known after it, so the value moves up. Tagged
         // values are small: nodes, features, a leader.
         let size = self.small.len() - start;
@@ -308,10 +288,7 @@ fn uvarint(mut value: u32) -> ([u8; 5], usize) {
     }
 }
 
-const _: () = assert!(
-    MAX_STRING_BYTES == i16::MAX as usize,
-    "an int16 counts a string's bytes"
-);
+const _: () = assert!(MAX_STRING_BYTES == i16::MAX as usize, "an int16 counts a string's bytes");
 
 #[cfg(test)]
 mod tests {
@@ -322,10 +299,7 @@ mod tests {
         let (a, b) = (Bytes::from_static(b"first"), Bytes::from_static(b"second"));
         let mut e = Encoder::frame();
         e.i16(7);
-        e.records(
-            &Records::Chunks(vec![a.clone(), Bytes::new(), b.clone()]),
-            false,
-        );
+        e.records(&Records::Chunks(vec![a.clone(), Bytes::new(), b.clone()]), false);
         e.records(&Records::Borrowed(b"x"), true);
         let chunks = e.finish().unwrap();
         assert_eq!(chunks.len(), 4);
@@ -354,10 +328,7 @@ mod tests {
         e.string(&"x".repeat(MAX_STRING_BYTES), true);
         e.string(&"x".repeat(MAX_STRING_BYTES + 1), true);
         e.refuse_null("Later.field");
-        assert_eq!(
-            e.finish(),
-            Err(EncodeError::StringTooLong(MAX_STRING_BYTES + 1))
-        );
+        assert_eq!(e.finish(), Err(EncodeError::StringTooLong(MAX_STRING_BYTES + 1)));
     }
 
     #[test]

@@ -227,15 +227,9 @@ mod tests {
     #[test]
     fn names_and_retries_are_kafkas() {
         let moved = ErrorCode::from_code(6).unwrap();
-        assert_eq!(
-            (moved.name(), moved.retriable()),
-            ("NOT_LEADER_OR_FOLLOWER", true)
-        );
+        assert_eq!((moved.name(), moved.retriable()), ("NOT_LEADER_OR_FOLLOWER", true));
         let denied = ErrorCode::from_code(29).unwrap();
-        assert_eq!(
-            (denied.name(), denied.retriable()),
-            ("TOPIC_AUTHORIZATION_FAILED", false)
-        );
+        assert_eq!((denied.name(), denied.retriable()), ("TOPIC_AUTHORIZATION_FAILED", false));
         let last = ErrorCode::from_code(133).unwrap();
         assert_eq!(last.to_string(), "SHARE_SESSION_LIMIT_REACHED");
     }

@@ -59,9 +59,7 @@ mod tests {
 
     #[test]
     fn frames_come_out_whole_however_they_arrive() {
-        let stream = [
-            0, 0, 0, 3, b'a', b'b', b'c', 0, 0, 0, 0, 0, 0, 0, 1, b'd', 0, 0,
-        ];
+        let stream = [0, 0, 0, 3, b'a', b'b', b'c', 0, 0, 0, 0, 0, 0, 0, 1, b'd', 0, 0];
         for step in 1..=stream.len() {
             let (mut buffer, mut frames) = (BytesMut::new(), Vec::new());
             for part in stream.chunks(step) {
@@ -87,13 +85,7 @@ mod tests {
         let mut buffer = BytesMut::from(&[0xff, 0xff, 0xff, 0xff][..]);
         assert_eq!(next_frame(&mut buffer, 100), Err(FrameError::Negative(-1)));
         let mut buffer = BytesMut::from(&[0, 0, 0, 101][..]);
-        assert_eq!(
-            next_frame(&mut buffer, 100),
-            Err(FrameError::TooLarge {
-                size: 101,
-                max: 100
-            })
-        );
+        assert_eq!(next_frame(&mut buffer, 100), Err(FrameError::TooLarge { size: 101, max: 100 }));
         assert_eq!(announced_size(&[0, 0, 0, 100], 100), Ok(Some(100)));
         assert_eq!(announced_size(&[0, 0, 0], 100), Ok(None));
     }

@@ -36,12 +36,7 @@ impl<'a> RequestHeader<'a> {
         let api_version = d.i16()?;
         let correlation_id = d.i32()?;
         let client_id = d.nullable_string(false)?;
-        let header = RequestHeader {
-            api_key,
-            api_version,
-            correlation_id,
-            client_id,
-        };
+        let header = RequestHeader { api_key, api_version, correlation_id, client_id };
         if header.is_known() && api_key.request_header_version(api_version) >= 2 {
             d.skip_tagged_fields()?;
         }
@@ -75,11 +70,7 @@ pub struct ResponseHeader {
 
 impl ResponseHeader {
     /// Reads the header of a response to a request of `api_key` in `api_version`.
-    pub fn decode(
-        d: &mut Decoder<'_>,
-        api_key: ApiKey,
-        api_version: i16,
-    ) -> Result<Self, DecodeError> {
+    pub fn decode(d: &mut Decoder<'_>, api_key: ApiKey, api_version: i16) -> Result<Self, DecodeError> {
         let correlation_id = d.i32()?;
         if api_key.response_header_version(api_version) >= 1 {
             d.skip_tagged_fields()?;
@@ -104,12 +95,7 @@ pub fn request_frame<'a, R: Request<'a>>(
     body: &R,
 ) -> Result<Vec<Bytes>, EncodeError> {
     let client_id = client_id.map(Str::Borrowed);
-    let header = RequestHeader {
-        api_key: R::API_KEY,
-        api_version,
-        correlation_id,
-        client_id,
-    };
+    let header = RequestHeader { api_key: R::API_KEY, api_version, correlation_id, client_id };
     let mut e = Encoder::frame();
     header.encode(&mut e);
     body.encode(&mut e, api_version);
@@ -139,10 +125,7 @@ mod tests {
         let mut d = Decoder::new(&v1);
         let header = RequestHeader::decode(&mut d).unwrap();
         assert_eq!((header.api_key, header.api_version), (ApiKey::Metadata, 8));
-        assert_eq!(
-            (header.correlation_id, header.client_id.as_deref()),
-            (42, Some("me"))
-        );
+        assert_eq!((header.correlation_id, header.client_id.as_deref()), (42, Some("me")));
         assert_eq!(d.remaining(), [0xbb]);
 
         // Version 2 with one tagged field, which nobody knows.
@@ -160,26 +143,14 @@ mod tests {
         assert!(!header.is_known());
         assert_eq!(header.correlation_id, 1);
         let mut d = Decoder::new(&[3, 231, 0, 0, 0, 0, 0, 1, 0xff, 0xff]);
-        assert_eq!(
-            RequestHeader::decode(&mut d),
-            Err(DecodeError::UnknownApiKey(999))
-        );
+        assert_eq!(RequestHeader::decode(&mut d), Err(DecodeError::UnknownApiKey(999)));
     }
 
     #[test]
     fn headers_are_read_as_written() {
-        for (api_key, api_version) in [
-            (ApiKey::Produce, 8),
-            (ApiKey::Produce, 9),
-            (ApiKey::ApiVersions, 4),
-        ] {
+        for (api_key, api_version) in [(ApiKey::Produce, 8), (ApiKey::Produce, 9), (ApiKey::ApiVersions, 4)] {
             let client_id = Some("client".into());
-            let request = RequestHeader {
-                api_key,
-                api_version,
-                correlation_id: -7,
-                client_id,
-            };
+            let request = RequestHeader { api_key, api_version, correlation_id: -7, client_id };
             let response = ResponseHeader { correlation_id: -7 };
             let mut e = Encoder::new();
             request.encode(&mut e);
@@ -187,10 +158,7 @@ mod tests {
             let bytes = e.finish_contiguous().unwrap();
             let mut d = Decoder::new(&bytes);
             assert_eq!(RequestHeader::decode(&mut d), Ok(request));
-            assert_eq!(
-                ResponseHeader::decode(&mut d, api_key, api_version),
-                Ok(response)
-            );
+            assert_eq!(ResponseHeader::decode(&mut d, api_key, api_version), Ok(response));
             assert_eq!(d.finish(), Ok(()));
         }
     }
@@ -199,31 +167,14 @@ mod tests {
     fn answers_are_those_of_a_kafka_broker() {
         use crate::protocol::messages::api_versions::{ApiVersion, ApiVersionsRequest};
         use crate::protocol::messages::{ApiVersionsResponse, MetadataRequest, MetadataResponse};
-        let hex = |frame: Vec<Bytes>| -> String {
-            frame
-                .concat()
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect()
-        };
+        let hex = |frame: Vec<Bytes>| -> String { frame.concat().iter().map(|byte| format!("{byte:02x}")).collect() };
         // Recorded from Kafka 4.1: ApiVersions of version 99 is answered in version 0.
-        let own = ApiVersion {
-            api_key: 18,
-            min_version: 0,
-            max_version: 4,
-        };
-        let unsupported = ApiVersionsResponse {
-            error_code: 35,
-            api_keys: vec![own],
-            ..Default::default()
-        };
+        let own = ApiVersion { api_key: 18, min_version: 0, max_version: 4 };
+        let unsupported = ApiVersionsResponse { error_code: 35, api_keys: vec![own], ..Default::default() };
         let frame = response_frame::<ApiVersionsRequest>(0, 1, &unsupported).unwrap();
         assert_eq!(hex(frame), "0000001000000001002300000001001200000004");
         // Likewise a client without a name, in version 4: a flexible body behind header version 0.
-        let invalid = ApiVersionsResponse {
-            error_code: 42,
-            ..Default::default()
-        };
+        let invalid = ApiVersionsResponse { error_code: 42, ..Default::default() };
         let frame = response_frame::<ApiVersionsRequest>(4, 2, &invalid).unwrap();
         assert_eq!(hex(frame), "0000000c00000002002a010000000000");
         // Any other API answers a flexible version with header version 1.

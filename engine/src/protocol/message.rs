@@ -44,10 +44,7 @@ pub trait RecordData<'a>: Message<'a> {
 fn check_version<'a, M: Message<'a>>(version: i16) -> Result<(), DecodeError> {
     match M::VERSIONS.contains(&version) {
         true => Ok(()),
-        false => Err(DecodeError::UnsupportedVersion {
-            name: M::NAME,
-            version,
-        }),
+        false => Err(DecodeError::UnsupportedVersion { name: M::NAME, version }),
     }
 }
 

@@ -194,12 +194,7 @@ mod tests {
         assert_eq!(id.to_string(), "7a77XLY4TPSvHSwmaU-p1Q");
         assert_eq!(Uuid::ZERO.to_string(), "AAAAAAAAAAAAAAAAAAAAAA");
         assert_eq!("AAAAAAAAAAAAAAAAAAAAAA==".parse(), Ok(Uuid::ZERO));
-        for bad in [
-            "",
-            "AAAAAAAAAAAAAAAAAAAAA",
-            "AAAAAAAAAAAAAAAAAAAAAB",
-            "+AAAAAAAAAAAAAAAAAAAAA",
-        ] {
+        for bad in ["", "AAAAAAAAAAAAAAAAAAAAA", "AAAAAAAAAAAAAAAAAAAAAB", "+AAAAAAAAAAAAAAAAAAAAA"] {
             assert_eq!(bad.parse::<Uuid>(), Err(UuidError), "{bad}");
         }
     }

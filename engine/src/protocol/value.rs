@@ -39,11 +39,7 @@ pub fn record_type(key: &[u8]) -> Result<i16, DecodeError> {
 pub fn decode_key<'a, K: RecordData<'a>>(key: &'a [u8]) -> Result<K, DecodeError> {
     let mut d = Decoder::new(key);
     let found = d.i16()?;
-    assert_eq!(
-        found,
-        K::RECORD_TYPE,
-        "the caller dispatched on the record type"
-    );
+    assert_eq!(found, K::RECORD_TYPE, "the caller dispatched on the record type");
     decode_whole(d, KEY_VERSION)
 }
 
@@ -95,22 +91,10 @@ mod tests {
         };
         let hex = "00000269000263032f68030274027500000493e008756e69666f726d00";
         golden(member.clone(), 0, hex);
-        let range = ClassicProtocol {
-            name: "range".into(),
-            metadata: vec![1, 2].into(),
-        };
-        let classic = ClassicMemberMetadata {
-            session_timeout_ms: 45_000,
-            supported_protocols: vec![range],
-        };
-        let both = ConsumerGroupMemberMetadataValue {
-            classic_member_metadata: Some(classic),
-            ..member
-        };
-        let hex = format!(
-            "{}010011010000afc8020672616e67650301020000",
-            &hex[..hex.len() - 2]
-        );
+        let range = ClassicProtocol { name: "range".into(), metadata: vec![1, 2].into() };
+        let classic = ClassicMemberMetadata { session_timeout_ms: 45_000, supported_protocols: vec![range] };
+        let both = ConsumerGroupMemberMetadataValue { classic_member_metadata: Some(classic), ..member };
+        let hex = format!("{}010011010000afc8020672616e67650301020000", &hex[..hex.len() - 2]);
         golden(both, 0, &hex);
     }
 
@@ -158,11 +142,7 @@ mod tests {
                   00000000000000010000000000000002";
         golden(OffsetCommitValue { topic_id, ..offset }, 4, v4);
 
-        let key = OffsetCommitKey {
-            group: "g".into(),
-            topic: "t".into(),
-            partition: 2,
-        };
+        let key = OffsetCommitKey { group: "g".into(), topic: "t".into(), partition: 2 };
         let bytes = encode_key(&key).unwrap();
         assert_eq!(bytes[..], [0, 1, 0, 1, b'g', 0, 1, b't', 0, 0, 0, 2]);
         assert_eq!(record_type(&bytes), Ok(1));
@@ -171,10 +151,7 @@ mod tests {
 
     #[test]
     fn a_transaction_is_kept_as_kafka_keeps_it() {
-        let partitions = PartitionsSchema {
-            topic: "t".into(),
-            partition_ids: vec![0, 2],
-        };
+        let partitions = PartitionsSchema { topic: "t".into(), partition_ids: vec![0, 2] };
         let transaction = TransactionLogValue {
             producer_id: 1000,
             producer_epoch: 4,
@@ -202,15 +179,9 @@ mod tests {
 
     #[test]
     fn values_of_unknown_versions_and_with_bytes_too_many_are_refused() {
-        let unknown = DecodeError::UnsupportedVersion {
-            name: "OffsetCommitValue",
-            version: 5,
-        };
+        let unknown = DecodeError::UnsupportedVersion { name: "OffsetCommitValue", version: 5 };
         assert_eq!(decode_value::<OffsetCommitValue>(&[0, 5, 0]), Err(unknown));
         let long = [0, 1, 0, 1, b'g', 0, 1, b't', 0, 0, 0, 2, 9];
-        assert_eq!(
-            decode_key::<OffsetCommitKey>(&long),
-            Err(DecodeError::TrailingBytes(1))
-        );
+        assert_eq!(decode_key::<OffsetCommitKey>(&long), Err(DecodeError::TrailingBytes(1)));
     }
 }

@@ -79,11 +79,7 @@ impl Attributes {
 
     /// Who stamped the records.
     pub fn timestamp_type(self) -> TimestampType {
-        if self.0 & Self::LOG_APPEND_TIME == 0 {
-            TimestampType::CreateTime
-        } else {
-            TimestampType::LogAppendTime
-        }
+        if self.0 & Self::LOG_APPEND_TIME == 0 { TimestampType::CreateTime } else { TimestampType::LogAppendTime }
     }
 
     /// Whether the batch belongs to a transaction.
@@ -111,10 +107,7 @@ impl Attributes {
     /// The same bits, with another timestamp type.
     #[must_use]
     pub fn with_timestamp_type(self, timestamp_type: TimestampType) -> Self {
-        self.with(
-            Self::LOG_APPEND_TIME,
-            timestamp_type == TimestampType::LogAppendTime,
-        )
+        self.with(Self::LOG_APPEND_TIME, timestamp_type == TimestampType::LogAppendTime)
     }
 
     /// The same bits, with the transactional bit set or cleared.
@@ -172,10 +165,7 @@ impl<'a> BatchView<'a> {
     /// See [`BatchError`]. The magic number is judged before the length, because a v0 or v1
     /// message set may be shorter than a v2 header.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, BatchError> {
-        let truncated = |need| BatchError::Truncated {
-            need,
-            have: bytes.len(),
-        };
+        let truncated = |need| BatchError::Truncated { need, have: bytes.len() };
         let magic = *bytes.get(MAGIC_AT).ok_or(truncated(HEADER_SIZE))? as i8;
         if magic != MAGIC {
             return Err(BatchError::UnsupportedMagic(magic));
@@ -209,8 +199,7 @@ impl<'a> BatchView<'a> {
     /// Offset of the last record the batch was built with. Wraps if the fields are nonsense; in a
     /// validated batch they are not.
     pub fn last_offset(&self) -> i64 {
-        self.base_offset()
-            .wrapping_add(i64::from(self.last_offset_delta()))
+        self.base_offset().wrapping_add(i64::from(self.last_offset_delta()))
     }
 
     /// Epoch of the leader that appended the batch, or -1 from a producer.
@@ -296,10 +285,7 @@ impl<'a> BatchView<'a> {
     where
         'a: 's,
     {
-        let codec = self
-            .attributes()
-            .codec()
-            .ok_or(CompressionError::UnknownCodec)?;
+        let codec = self.attributes().codec().ok_or(CompressionError::UnknownCodec)?;
         let section = match codec {
             Codec::None => self.records_section(),
             codec => {
@@ -394,7 +380,5 @@ fn set_crc(batch: &mut [u8]) {
 }
 
 fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    *bytes[at..]
-        .first_chunk()
-        .expect("a header field lies within the checked header")
+    *bytes[at..].first_chunk().expect("a header field lies within the checked header")
 }

@@ -4,8 +4,7 @@
 //! as long as offset deltas were not chosen by the caller.
 
 use super::batch::{
-    self, Attributes, HEADER_SIZE, MAGIC, NO_PRODUCER_EPOCH, NO_PRODUCER_ID, NO_SEQUENCE,
-    NO_TIMESTAMP, TimestampType,
+    self, Attributes, HEADER_SIZE, MAGIC, NO_PRODUCER_EPOCH, NO_PRODUCER_ID, NO_SEQUENCE, NO_TIMESTAMP, TimestampType,
 };
 use super::compression::{Codec, compress};
 use super::varint::{put_varint, put_varlong, varlong_size};
@@ -135,10 +134,7 @@ impl BatchBuilder {
         value: Option<&[u8]>,
         headers: &[(&[u8], Option<&[u8]>)],
     ) {
-        assert!(
-            offset_delta > self.last_offset_delta,
-            "offsets increase in a batch"
-        );
+        assert!(offset_delta > self.last_offset_delta, "offsets increase in a batch");
         if self.count == 0 {
             self.base_timestamp = timestamp;
         }
@@ -149,10 +145,7 @@ impl BatchBuilder {
             + nullable_size(key)
             + nullable_size(value)
             + varlong_size(headers.len() as i64)
-            + headers
-                .iter()
-                .map(|(key, value)| nullable_size(Some(key)) + nullable_size(*value))
-                .sum::<usize>();
+            + headers.iter().map(|(key, value)| nullable_size(Some(key)) + nullable_size(*value)).sum::<usize>();
         let out = &mut self.records;
         out.reserve(size + 5);
         put_varint(out, length(size));
@@ -174,10 +167,7 @@ impl BatchBuilder {
     /// Sets the last offset past the last record's: the cleaner keeps the offsets (and with them
     /// the sequence numbers) of the batch it filters.
     pub fn set_last_offset_delta(&mut self, delta: i32) {
-        assert!(
-            delta >= self.last_offset_delta,
-            "the last record lies within the batch's offsets"
-        );
+        assert!(delta >= self.last_offset_delta, "the last record lies within the batch's offsets");
         self.last_offset_delta = delta;
     }
 
@@ -225,39 +215,15 @@ impl BatchBuilder {
         let bytes = &mut out[at..];
         let attributes = self.attributes.with_codec(self.codec);
         batch::put(bytes, batch::BASE_OFFSET, self.base_offset.to_be_bytes());
-        batch::put(
-            bytes,
-            batch::PARTITION_LEADER_EPOCH,
-            self.partition_leader_epoch.to_be_bytes(),
-        );
+        batch::put(bytes, batch::PARTITION_LEADER_EPOCH, self.partition_leader_epoch.to_be_bytes());
         batch::put(bytes, batch::MAGIC_AT, MAGIC.to_be_bytes());
         batch::put(bytes, batch::ATTRIBUTES, attributes.0.to_be_bytes());
-        batch::put(
-            bytes,
-            batch::LAST_OFFSET_DELTA,
-            self.last_offset_delta.to_be_bytes(),
-        );
-        batch::put(
-            bytes,
-            batch::BASE_TIMESTAMP,
-            self.base_timestamp.to_be_bytes(),
-        );
-        batch::put(
-            bytes,
-            batch::MAX_TIMESTAMP,
-            self.max_timestamp.to_be_bytes(),
-        );
+        batch::put(bytes, batch::LAST_OFFSET_DELTA, self.last_offset_delta.to_be_bytes());
+        batch::put(bytes, batch::BASE_TIMESTAMP, self.base_timestamp.to_be_bytes());
+        batch::put(bytes, batch::MAX_TIMESTAMP, self.max_timestamp.to_be_bytes());
         batch::put(bytes, batch::PRODUCER_ID, self.producer_id.to_be_bytes());
-        batch::put(
-            bytes,
-            batch::PRODUCER_EPOCH,
-            self.producer_epoch.to_be_bytes(),
-        );
-        batch::put(
-            bytes,
-            batch::BASE_SEQUENCE,
-            self.base_sequence.to_be_bytes(),
-        );
+        batch::put(bytes, batch::PRODUCER_EPOCH, self.producer_epoch.to_be_bytes());
+        batch::put(bytes, batch::BASE_SEQUENCE, self.base_sequence.to_be_bytes());
         batch::put(bytes, batch::RECORD_COUNT, self.count.to_be_bytes());
         batch::seal(bytes);
     }

@@ -157,15 +157,7 @@ impl Scratch {
             Codec::Lz4 => Decoder::Lz4(Lz4Reader::new(input)?),
             Codec::Zstd => Decoder::Zstd(zstd_reader(&mut self.zstd, input)?),
         };
-        Ok(Stream {
-            codec,
-            decoder,
-            window: &mut self.window,
-            at: 0,
-            filled: 0,
-            produced: 0,
-            cap,
-        })
+        Ok(Stream { codec, decoder, window: &mut self.window, at: 0, filled: 0, produced: 0, cap })
     }
 }
 
@@ -215,9 +207,7 @@ pub fn compress(codec: Codec, level: i32, input: &[u8], out: &mut Vec<u8>) {
         Codec::Lz4 => {
             // 64 KiB independent blocks: Kafka's own choice, and all that its reader accepts
             // without a larger buffer.
-            let info = FrameInfo::new()
-                .block_size(BlockSize::Max64KB)
-                .block_mode(BlockMode::Independent);
+            let info = FrameInfo::new().block_size(BlockSize::Max64KB).block_mode(BlockMode::Independent);
             let mut encoder = FrameEncoder::with_frame_info(info, out);
             encoder.write_all(input).expect(INFALLIBLE);
             encoder.finish().expect(INFALLIBLE);
@@ -239,9 +229,8 @@ fn compress_snappy(input: &[u8], out: &mut Vec<u8>) {
     for block in input.chunks(XERIAL_BLOCK) {
         let at = out.len();
         out.resize(at + 4 + snap::raw::max_compress_len(block.len()), 0);
-        let size = encoder
-            .compress(block, &mut out[at + 4..])
-            .expect("the output has Snappy's greatest length for the block");
+        let size =
+            encoder.compress(block, &mut out[at + 4..]).expect("the output has Snappy's greatest length for the block");
         out[at..at + 4].copy_from_slice(&(size as u32).to_be_bytes());
         out.truncate(at + 4 + size);
     }
@@ -286,11 +275,7 @@ impl Stream<'_> {
     }
 
     fn refill(&mut self) -> Result<(), StreamError> {
-        if self.fill()? {
-            Ok(())
-        } else {
-            Err(Malformed::Truncated.into())
-        }
+        if self.fill()? { Ok(()) } else { Err(Malformed::Truncated.into()) }
     }
 }
 
@@ -378,17 +363,7 @@ impl<'a> SnappyReader<'a> {
     fn new(input: &'a [u8], cap: usize, block: &'a mut Vec<u8>) -> Self {
         block.clear();
         let framed = input.len() >= XERIAL_HEADER && input.starts_with(&XERIAL_MAGIC);
-        Self {
-            input: if framed {
-                &input[XERIAL_HEADER..]
-            } else {
-                input
-            },
-            framed,
-            cap,
-            block,
-            at: 0,
-        }
+        Self { input: if framed { &input[XERIAL_HEADER..] } else { input }, framed, cap, block, at: 0 }
     }
 
     fn next_block(&mut self) -> io::Result<()> {
@@ -443,13 +418,7 @@ impl<'a> Lz4Reader<'a> {
         if flags.is_none_or(|flags| flags & LZ4_INDEPENDENT_BLOCKS == 0) {
             return Err(CompressionError::Corrupt(Codec::Lz4));
         }
-        Ok(Self {
-            decoder: FrameDecoder::new(Tracked {
-                rest: input,
-                starved: false,
-            }),
-            ended: false,
-        })
+        Ok(Self { decoder: FrameDecoder::new(Tracked { rest: input, starved: false }), ended: false })
     }
 }
 

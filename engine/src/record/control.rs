@@ -78,11 +78,7 @@ pub enum ControlError {
 /// The batch that records a transaction's end, at `timestamp` (ms since 1970). Base offset and
 /// leader epoch are set when it is appended.
 pub fn end_transaction_marker(marker: &EndTransactionMarker, timestamp: i64) -> Vec<u8> {
-    let kind = if marker.committed {
-        ControlRecordType::Commit
-    } else {
-        ControlRecordType::Abort
-    };
+    let kind = if marker.committed { ControlRecordType::Commit } else { ControlRecordType::Abort };
     let mut key = [0; 4];
     key[..2].copy_from_slice(&VERSION.to_be_bytes());
     key[2..].copy_from_slice(&kind.id().to_be_bytes());

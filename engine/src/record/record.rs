@@ -56,10 +56,7 @@ pub struct Record<'a> {
 impl<'a> Record<'a> {
     /// The headers in the record's order; keys may repeat.
     pub fn headers(&self) -> Headers<'a> {
-        Headers {
-            source: SliceSource::new(self.headers),
-            left: self.header_count,
-        }
+        Headers { source: SliceSource::new(self.headers), left: self.header_count }
     }
 }
 
@@ -95,10 +92,7 @@ pub struct Records<'a> {
 impl<'a> Records<'a> {
     /// Reads `section` as `count` records; a negative count is as zero.
     pub fn new(section: &'a [u8], count: i32) -> Self {
-        Self {
-            source: SliceSource::new(section),
-            left: count.max(0),
-        }
+        Self { source: SliceSource::new(section), left: count.max(0) }
     }
 
     fn fail(&mut self, error: Malformed) -> Option<Result<Record<'a>, Malformed>> {
@@ -259,11 +253,7 @@ pub(super) struct SliceSource<'a> {
 
 impl<'a> SliceSource<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self {
-            all: bytes,
-            rest: bytes,
-            total: bytes.len() as u64,
-        }
+        Self { all: bytes, rest: bytes, total: bytes.len() as u64 }
     }
 
     pub(super) fn is_empty(&self) -> bool {

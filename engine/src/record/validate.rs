@@ -14,9 +14,7 @@
 use std::borrow::Cow;
 use std::fmt::{self, Display, Write as _};
 
-use super::batch::{
-    self, BatchError, BatchView, HEADER_SIZE, NO_PRODUCER_ID, NO_TIMESTAMP, TimestampType,
-};
+use super::batch::{self, BatchError, BatchView, HEADER_SIZE, NO_PRODUCER_ID, NO_TIMESTAMP, TimestampType};
 use super::compression::{Codec, CompressionError, Scratch, StreamError, compress};
 use super::record::{Parsed, SliceSource, Source, read_record};
 
@@ -93,10 +91,7 @@ pub struct Append<'a> {
 
 impl fmt::Debug for Append<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Append")
-            .field("origin", &self.origin)
-            .field("now_ms", &self.now_ms)
-            .finish_non_exhaustive()
+        f.debug_struct("Append").field("origin", &self.origin).field("now_ms", &self.now_ms).finish_non_exhaustive()
     }
 }
 
@@ -195,21 +190,12 @@ pub struct Rejected {
 impl Rejected {
     /// A refusal before the log is asked.
     fn early(reason: RejectReason, detail: &'static str) -> Self {
-        Self {
-            reason,
-            detail,
-            message: None,
-            record_errors: Vec::new(),
-            tells_log_start: false,
-        }
+        Self { reason, detail, message: None, record_errors: Vec::new(), tells_log_start: false }
     }
 
     /// A refusal by the log.
     fn late(reason: RejectReason, detail: &'static str) -> Self {
-        Self {
-            tells_log_start: true,
-            ..Self::early(reason, detail)
-        }
+        Self { tells_log_start: true, ..Self::early(reason, detail) }
     }
 
     fn invalid(detail: &'static str) -> Self {
@@ -235,18 +221,16 @@ impl From<super::record::Malformed> for Rejected {
 impl From<CompressionError> for Rejected {
     fn from(error: CompressionError) -> Self {
         match error {
-            CompressionError::UnknownCodec => Self::late(
-                RejectReason::UnsupportedCompressionType,
-                "unknown compression type",
-            ),
+            CompressionError::UnknownCodec => {
+                Self::late(RejectReason::UnsupportedCompressionType, "unknown compression type")
+            }
             // Kafka answers UNKNOWN_SERVER_ERROR, which tells the client as little as it tells
             // the operator. Both are final for the client.
             CompressionError::Corrupt(_) => Self::invalid("the records do not decompress"),
             // Splitting may help.
-            CompressionError::TooLarge(_) => Self::early(
-                RejectReason::MessageTooLarge,
-                "the records are too large when decompressed",
-            ),
+            CompressionError::TooLarge(_) => {
+                Self::early(RejectReason::MessageTooLarge, "the records are too large when decompressed")
+            }
         }
     }
 }
@@ -270,10 +254,7 @@ pub fn validate<'a>(
     if let Origin::Client { .. } = append.origin {
         check_client_header(&batch)?;
     }
-    let source = batch
-        .attributes()
-        .codec()
-        .ok_or(CompressionError::UnknownCodec)?;
+    let source = batch.attributes().codec().ok_or(CompressionError::UnknownCodec)?;
     let mut walk = Walk::new(&batch, rules, append);
     let bytes = match rules.compression {
         Some((target, level)) if target != source => {
@@ -317,11 +298,7 @@ fn sole_batch(records: &[u8], origin: Origin) -> Result<BatchView<'_>, Rejected>
     Ok(batch)
 }
 
-fn check_envelope(
-    batch: &BatchView<'_>,
-    rules: &TopicRules,
-    origin: Origin,
-) -> Result<(), Rejected> {
+fn check_envelope(batch: &BatchView<'_>, rules: &TopicRules, origin: Origin) -> Result<(), Rejected> {
     if origin != Origin::Coordinator && batch.base_offset() != 0 {
         return Err(Rejected::invalid("the base offset is not 0"));
     }
@@ -329,10 +306,7 @@ fn check_envelope(
         return Err(too_large());
     }
     if !batch.crc_ok() {
-        return Err(Rejected::early(
-            RejectReason::CorruptMessage,
-            "the CRC does not match",
-        ));
+        return Err(Rejected::early(RejectReason::CorruptMessage, "the CRC does not match"));
     }
     Ok(())
 }
@@ -387,12 +361,11 @@ fn recompress(
     let cap = walk.rules.max_decompressed_bytes;
     let plain = match source {
         Codec::None => Ok(section),
-        source => super::compression::decompress(source, section, cap, scratch, &mut buffer)
-            .map(|()| buffer.as_slice()),
+        source => {
+            super::compression::decompress(source, section, cap, scratch, &mut buffer).map(|()| buffer.as_slice())
+        }
     };
-    let checked = plain
-        .map_err(Rejected::from)
-        .and_then(|plain| walk.slice(plain).map(|()| plain));
+    let checked = plain.map_err(Rejected::from).and_then(|plain| walk.slice(plain).map(|()| plain));
     let rewritten = checked.map(|plain| {
         let mut out = batch.bytes()[..HEADER_SIZE].to_vec();
         compress(target, level, plain, &mut out);
@@ -414,20 +387,14 @@ fn stamp<'a>(
     now_ms: i64,
     newest: Newest,
 ) -> Validated<'a> {
-    let log_append_time_ms =
-        (rules.timestamp_type == TimestampType::LogAppendTime).then_some(now_ms);
+    let log_append_time_ms = (rules.timestamp_type == TimestampType::LogAppendTime).then_some(now_ms);
     let newest = match log_append_time_ms {
         // All records have it, so the first is the first.
-        Some(timestamp) => Newest {
-            timestamp,
-            offset_delta: 0,
-        },
+        Some(timestamp) => Newest { timestamp, offset_delta: 0 },
         None => newest,
     };
     let attributes = source.attributes();
-    if attributes.timestamp_type() != rules.timestamp_type
-        || source.max_timestamp() != newest.timestamp
-    {
+    if attributes.timestamp_type() != rules.timestamp_type || source.max_timestamp() != newest.timestamp {
         batch::set_max_timestamp_and_type(bytes.to_mut(), rules.timestamp_type, newest.timestamp);
     }
     let producer = (source.producer_id() > NO_PRODUCER_ID).then(|| ProducerBatch {
@@ -454,19 +421,13 @@ fn check_sizes(batch: &[u8], rules: &TopicRules) -> Result<(), Rejected> {
         return Err(too_large());
     }
     if batch.len() > rules.segment_bytes {
-        return Err(Rejected::early(
-            RejectReason::RecordListTooLarge,
-            "the batch exceeds segment.bytes",
-        ));
+        return Err(Rejected::early(RejectReason::RecordListTooLarge, "the batch exceeds segment.bytes"));
     }
     Ok(())
 }
 
 fn too_large() -> Rejected {
-    Rejected::early(
-        RejectReason::MessageTooLarge,
-        "the batch exceeds max.message.bytes",
-    )
+    Rejected::early(RejectReason::MessageTooLarge, "the batch exceeds max.message.bytes")
 }
 
 /// The greatest timestamp of a batch, and the first record that has it.
@@ -498,10 +459,7 @@ impl<'r> Walk<'r> {
             base_timestamp: batch.base_timestamp(),
             stamped_by_client: stamped,
             consecutive: true,
-            newest: Newest {
-                timestamp: NO_TIMESTAMP,
-                offset_delta: 0,
-            },
+            newest: Newest { timestamp: NO_TIMESTAMP, offset_delta: 0 },
             errors: RecordErrors::default(),
         }
     }
@@ -529,10 +487,7 @@ impl<'r> Walk<'r> {
         self.consecutive &= record.offset_delta == index;
         let timestamp = self.base_timestamp.wrapping_add(record.timestamp_delta);
         if timestamp > self.newest.timestamp {
-            self.newest = Newest {
-                timestamp,
-                offset_delta: record.offset_delta,
-            };
+            self.newest = Newest { timestamp, offset_delta: record.offset_delta };
         }
         if self.rules.compacted && record.key.is_none() {
             self.refuse_null_key(index);
@@ -545,32 +500,22 @@ impl<'r> Walk<'r> {
         let age = self.append.now_ms.saturating_sub(timestamp);
         self.rules.timestamp_type == TimestampType::CreateTime
             && timestamp != NO_TIMESTAMP
-            && (age > self.rules.timestamp_before_max_ms
-                || age.saturating_neg() > self.rules.timestamp_after_max_ms)
+            && (age > self.rules.timestamp_before_max_ms || age.saturating_neg() > self.rules.timestamp_after_max_ms)
     }
 
     #[cold]
     fn refuse_null_key(&mut self, index: i32) {
         let partition = self.append.partition;
-        self.errors.add(index, || {
-            format!(
-                "Compacted topic cannot accept message without key in topic partition {partition}"
-            )
-        });
+        self.errors
+            .add(index, || format!("Compacted topic cannot accept message without key in topic partition {partition}"));
     }
 
     #[cold]
     fn refuse_timestamp(&mut self, index: i32, timestamp: i64) {
         let stamped = self.stamped_by_client;
         // Wrapping, as Java does in its message for an unlimited range.
-        let from = self
-            .append
-            .now_ms
-            .wrapping_sub(self.rules.timestamp_before_max_ms);
-        let to = self
-            .append
-            .now_ms
-            .wrapping_add(self.rules.timestamp_after_max_ms);
+        let from = self.append.now_ms.wrapping_sub(self.rules.timestamp_before_max_ms);
+        let to = self.append.now_ms.wrapping_add(self.rules.timestamp_after_max_ms);
         self.errors.any_timestamp = true;
         self.errors.add(index, || {
             if stamped {
@@ -611,10 +556,7 @@ impl RecordErrors {
         self.total += 1;
         if self.listed.len() < MAX_RECORD_ERRORS {
             let message = message();
-            self.listed.push(RecordError {
-                batch_index,
-                message,
-            });
+            self.listed.push(RecordError { batch_index, message });
         }
     }
 
@@ -645,11 +587,8 @@ impl RecordErrors {
         for (i, error) in self.listed.iter().take(3).enumerate() {
             let comma = if i == 0 { "" } else { ", " };
             let (index, message) = (error.batch_index, &error.message);
-            write!(
-                text,
-                "{comma}RecordError(batchIndex={index}, message='{message}')"
-            )
-            .expect("a write to a String does not fail");
+            write!(text, "{comma}RecordError(batchIndex={index}, message='{message}')")
+                .expect("a write to a String does not fail");
         }
         text.push(']');
         text

@@ -35,7 +35,8 @@ impl Shard {
             }
             self.keeping_house.set(false);
             self.drained.ring();
-            futures_lite::future::or(self.housekeeping.rung_since(seen), self.io.sleep(Duration::from_millis(500))).await;
+            futures_lite::future::or(self.housekeeping.rung_since(seen), self.io.sleep(Duration::from_millis(500)))
+                .await;
         }
     }
 
@@ -95,7 +96,8 @@ impl Shard {
         let target = self.journal.current_file_sequence();
         let behind = |log: &SharedLog| log.borrow().oldest_journal_file().is_some_and(|oldest| oldest < target);
         let late: Vec<_> = logs(&self.partitions.borrow()).into_iter().filter(behind).collect();
-        let (small, large): (Vec<_>, Vec<_>) = late.into_iter().partition(|log| log.borrow().undrained_bytes() < COPY_FORWARD_BYTES);
+        let (small, large): (Vec<_>, Vec<_>) =
+            late.into_iter().partition(|log| log.borrow().undrained_bytes() < COPY_FORWARD_BYTES);
         self.drain_all(large).await?;
         let rest = self.copy_forward(small, target).await;
         self.drain_all(rest).await?;
@@ -152,7 +154,11 @@ impl Shard {
                 records.push(self.flush(log).await?);
             }
         }
-        let start = ReplayStart { journal: self.journal.id(), file_sequence: replay_from, last_sequence: self.journal.last_sequence() };
+        let start = ReplayStart {
+            journal: self.journal.id(),
+            file_sequence: replay_from,
+            last_sequence: self.journal.last_sequence(),
+        };
         if all {
             checkpoint.write_snapshot(start, records.iter()).await?;
         } else {

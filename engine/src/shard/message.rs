@@ -100,7 +100,14 @@ pub struct Produced {
 impl Produced {
     /// The answer to a batch that is not in the log.
     pub fn refused(error: ErrorCode) -> Produced {
-        Produced { error, base_offset: -1, log_append_time_ms: -1, log_start_offset: -1, record_errors: Vec::new(), error_message: None }
+        Produced {
+            error,
+            base_offset: -1,
+            log_append_time_ms: -1,
+            log_start_offset: -1,
+            record_errors: Vec::new(),
+            error_message: None,
+        }
     }
 }
 
@@ -153,7 +160,15 @@ pub struct ReadPart {
 impl ReadPart {
     /// The answer of a partition that shows nothing.
     pub fn refused(error: ErrorCode) -> ReadPart {
-        ReadPart { error, high_watermark: -1, last_stable_offset: -1, log_start_offset: -1, diverging_epoch: None, aborted_transactions: Vec::new(), records: Vec::new() }
+        ReadPart {
+            error,
+            high_watermark: -1,
+            last_stable_offset: -1,
+            log_start_offset: -1,
+            diverging_epoch: None,
+            aborted_transactions: Vec::new(),
+            records: Vec::new(),
+        }
     }
 }
 

@@ -4,11 +4,11 @@
 //! after another, so that a connection's order is its partitions' order; what must wait for stable storage
 //! waits in the [`purgatory`], not in the loop. [`node`] is what ties the cores of a broker together.
 
+pub mod housekeeping;
 pub mod message;
 pub mod node;
 pub mod partition;
 pub mod purgatory;
-pub mod housekeeping;
 pub mod quorum;
 
 use std::cell::{Cell, RefCell};
@@ -32,7 +32,9 @@ use crate::log::{Log, PartitionId};
 use crate::protocol::ErrorCode;
 use crate::record::Scratch;
 
-use message::{Await, EpochEnd, EpochEnded, ListOffset, ListedOffset, Produce, Produced, Read, ReadFrom, ReadPart, Reply, Request};
+use message::{
+    Await, EpochEnd, EpochEnded, ListOffset, ListedOffset, Produce, Produced, Read, ReadFrom, ReadPart, Reply, Request,
+};
 use node::ReplyTo;
 use partition::{Outcome, Partition};
 use purgatory::{PendingAwait, PendingProduce, Purgatory};
@@ -161,9 +163,13 @@ impl Shard {
             Request::Await(wait) => self.wait_for_news(wait, reply),
             Request::ListOffsets(parts) => {
                 let shard = self.clone();
-                self.io.spawn(Class::Foreground, async move { reply.send(Reply::ListOffsets(shard.list_offsets(parts).await)) });
+                self.io.spawn(Class::Foreground, async move {
+                    reply.send(Reply::ListOffsets(shard.list_offsets(parts).await))
+                });
             }
-            Request::EpochEnd(parts) => reply.send(Reply::EpochEnd(parts.iter().map(|part| self.epoch_end(part)).collect())),
+            Request::EpochEnd(parts) => {
+                reply.send(Reply::EpochEnd(parts.iter().map(|part| self.epoch_end(part)).collect()))
+            }
             Request::Apply(image) => {
                 self.applies.borrow_mut().push_back((image, reply));
                 self.apply_bell.ring();
@@ -199,7 +205,9 @@ impl Shard {
         }
         let validated = {
             let partitions = self.partitions.borrow();
-            let Some(partition) = partitions.get(&part.id) else { return (Produced::refused(ErrorCode::NotLeaderOrFollower), None) };
+            let Some(partition) = partitions.get(&part.id) else {
+                return (Produced::refused(ErrorCode::NotLeaderOrFollower), None);
+            };
             partition.validate(part, produce.version, self.io.wall_clock_ms(), &mut self.scratch.borrow_mut())
         };
         let batch = match validated {
@@ -210,7 +218,9 @@ impl Shard {
             return (Produced::refused(ErrorCode::RequestTimedOut), None);
         }
         let mut partitions = self.partitions.borrow_mut();
-        let Some(partition) = partitions.get_mut(&part.id) else { return (Produced::refused(ErrorCode::NotLeaderOrFollower), None) };
+        let Some(partition) = partitions.get_mut(&part.id) else {
+            return (Produced::refused(ErrorCode::NotLeaderOrFollower), None);
+        };
         match partition.append(&self.journal, &batch) {
             Outcome::Answered(result) => (result, None),
             Outcome::Appended(_, result) if produce.acks == 0 || partition.is_relaxed() => (result, None),
@@ -236,7 +246,13 @@ impl Shard {
         futures_lite::future::or(room, futures_lite::future::or(late, failed)).await
     }
 
-    fn answer_when_durable(&self, produce: &Produce, results: Vec<Produced>, ends: Vec<Option<(PartitionId, i64)>>, reply: ReplyTo) {
+    fn answer_when_durable(
+        &self,
+        produce: &Produce,
+        results: Vec<Produced>,
+        ends: Vec<Option<(PartitionId, i64)>>,
+        reply: ReplyTo,
+    ) {
         let waiting = ends.iter().map(Option::is_some).collect();
         let pending = PendingProduce::new(results, waiting, reply, &self.purgatory);
         let mut partitions = self.partitions.borrow_mut();
@@ -310,19 +326,28 @@ impl Shard {
     async fn read_part(&self, from: &ReadFrom, left: usize, at_least_one: bool) -> ReadPart {
         let (frame, log) = {
             let partitions = self.partitions.borrow();
-            let Some(partition) = partitions.get(&from.id) else { return ReadPart::refused(ErrorCode::NotLeaderOrFollower) };
-            (partition.read_frame(from.current_leader_epoch, from.last_fetched_epoch, from.offset), partition.log.clone())
+            let Some(partition) = partitions.get(&from.id) else {
+                return ReadPart::refused(ErrorCode::NotLeaderOrFollower);
+            };
+            (
+                partition.read_frame(from.current_leader_epoch, from.last_fetched_epoch, from.offset),
+                partition.log.clone(),
+            )
         };
         if frame.error != ErrorCode::None || frame.diverging_epoch.is_some() {
             return frame;
         }
         let bound = frame.high_watermark.min(log.borrow().durable_end_offset());
-        let found = reader::read(&self.io, &log, &self.opened, from.offset, bound, left.min(from.max_bytes), at_least_one).await;
+        let found =
+            reader::read(&self.io, &log, &self.opened, from.offset, bound, left.min(from.max_bytes), at_least_one)
+                .await;
         match found {
             Ok(Found::Batches(records)) => ReadPart { records, ..frame },
             Ok(Found::Damaged) => ReadPart::refused(ErrorCode::CorruptMessage),
             // A segment may go away under a reader: with its topic, or behind the log's start.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && log.borrow().log_start_offset() > from.offset => ReadPart::refused(ErrorCode::OffsetOutOfRange),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && log.borrow().log_start_offset() > from.offset => {
+                ReadPart::refused(ErrorCode::OffsetOutOfRange)
+            }
             Err(error) => {
                 tracing::error!(partition = %from.id, "a read failed: {error}");
                 ReadPart::refused(ErrorCode::KafkaStorageError)
@@ -356,7 +381,9 @@ impl Shard {
         let wanted = if part.timestamp == -3 { Wanted::Greatest } else { Wanted::AtOrAfter(part.timestamp) };
         let mut scratch = Scratch::new();
         match reader::find_by_time(&self.io, &log, &self.opened, wanted, end, &mut scratch).await {
-            Ok(Some(TimedOffset { timestamp, offset, leader_epoch })) => ListedOffset { error: ErrorCode::None, timestamp, offset, leader_epoch },
+            Ok(Some(TimedOffset { timestamp, offset, leader_epoch })) => {
+                ListedOffset { error: ErrorCode::None, timestamp, offset, leader_epoch }
+            }
             Ok(None) => unknown(ErrorCode::None),
             Err(error) => {
                 tracing::error!(partition = %part.id, "a search by time failed: {error}");
@@ -385,7 +412,8 @@ impl Shard {
 
     /// Makes the shard's partitions those of the image: removed ones first, for a name may be used again.
     async fn apply(&self, image: &MetadataImage) -> io::Result<()> {
-        let gone: Vec<_> = self.partitions.borrow().keys().copied().filter(|id| !image.topics.contains_key(&id.topic_id)).collect();
+        let gone: Vec<_> =
+            self.partitions.borrow().keys().copied().filter(|id| !image.topics.contains_key(&id.topic_id)).collect();
         for id in gone {
             self.remove(id).await?;
         }
@@ -406,7 +434,11 @@ impl Shard {
             partition.apply(topic, &topic.partitions[id.partition as usize], self.largest_batch);
             return;
         }
-        let mut log = Log::restore(LogRecord::new(id), partition_dir(&self.data_dir, &topic.name, id.partition), Default::default());
+        let mut log = Log::restore(
+            LogRecord::new(id),
+            partition_dir(&self.data_dir, &topic.name, id.partition),
+            Default::default(),
+        );
         log.set_ownership(1);
         partitions.insert(id, Partition::new(log, topic, id.partition, self.largest_batch));
     }

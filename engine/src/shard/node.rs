@@ -352,7 +352,14 @@ impl Core {
         let begin = known.as_ref().map_or_else(|| new_journal(io), |journal| journal.start);
         let next_name = known.as_ref().map_or(0, |journal| journal.next_name);
         let generation = known.as_ref().map_or(0, |journal| journal.generation);
-        let journal = Journal::new(io.clone(), JournalConfig { dir: dir.clone(), file_bytes }, begin, reusable, next_name, self.0.failure.clone());
+        let journal = Journal::new(
+            io.clone(),
+            JournalConfig { dir: dir.clone(), file_bytes },
+            begin,
+            reusable,
+            next_name,
+            self.0.failure.clone(),
+        );
         journal.begin().await?;
         let replay_from = journal.current_file_sequence();
         let memory = config.memory_bytes / config.shards as u64;
@@ -369,7 +376,12 @@ impl Core {
         shard.run_settling();
         let mut waiting = Vec::new();
         for recovered in start.logs {
-            let topic = start.image.topics.get(&recovered.record.id.topic_id).expect("logs of unknown topics were dropped").clone();
+            let topic = start
+                .image
+                .topics
+                .get(&recovered.record.id.topic_id)
+                .expect("logs of unknown topics were dropped")
+                .clone();
             waiting.push((topic.clone(), recovered));
         }
         for (topic, recovered) in waiting {
@@ -468,7 +480,10 @@ impl Core {
         let (io, config) = (&self.0.io, &self.0.config);
         let data_dir = &config.data_dir;
         let lock_file = claim(io, data_dir).await?;
-        let quorum = Quorum::open(io.clone(), data_dir, config.settings.clone()).await.map_err(|error| StartError(error.to_string()))?;
+        refuse_lost_metadata(io, data_dir).await?;
+        let quorum = Quorum::open(io.clone(), data_dir, config.settings.clone())
+            .await
+            .map_err(|error| StartError(error.to_string()))?;
         let image = quorum.image();
         let root = journals_dir(data_dir);
         let quarantine = data_dir.join("@quarantine");
@@ -476,7 +491,13 @@ impl Core {
         make_dir(io, &quarantine).await.map_err(StartError::io(quarantine.display()))?;
         let started = io.now();
         let recovered = recovery::recover(io, &root, &quarantine).await.map_err(StartError::io(root.display()))?;
-        tracing::info!(bytes_read = recovered.bytes_read, partitions = recovered.logs.len(), corrupt_groups = recovered.corrupt_groups, millis = io.now().since(started).as_millis() as u64, "journals are read");
+        tracing::info!(
+            bytes_read = recovered.bytes_read,
+            partitions = recovered.logs.len(),
+            corrupt_groups = recovered.corrupt_groups,
+            millis = io.now().since(started).as_millis() as u64,
+            "journals are read"
+        );
         self.remove_strays(&recovered, &image).await.map_err(StartError::io(data_dir.display()))?;
         self.hand_out(recovered, &image).await?;
         // Held for as long as the process lives.
@@ -521,7 +542,9 @@ impl Core {
     async fn hand_out(&self, recovered: Recovered, image: &Arc<MetadataImage>) -> Result<(), StartError> {
         let shards = self.shards();
         let Recovered { logs, mut journals, .. } = recovered;
-        let mut starts: Vec<StartOf> = (0..shards).map(|shard| StartOf { image: image.clone(), journal: journals.remove(&shard), logs: Vec::new() }).collect();
+        let mut starts: Vec<StartOf> = (0..shards)
+            .map(|shard| StartOf { image: image.clone(), journal: journals.remove(&shard), logs: Vec::new() })
+            .collect();
         for (id, log) in logs {
             if has_partition(image, id) {
                 starts[owner(id, shards)].logs.push(log);
@@ -533,7 +556,9 @@ impl Core {
         let mut early = VecDeque::new();
         let mut result = Ok(());
         for _ in 0..shards {
-            let Message::Adopted(adopted) = self.next_of_start(&mut early).await else { unreachable!("a shard says first that it has adopted") };
+            let Message::Adopted(adopted) = self.next_of_start(&mut early).await else {
+                unreachable!("a shard says first that it has adopted")
+            };
             result = result.and(adopted);
         }
         result?;
@@ -541,7 +566,9 @@ impl Core {
             self.send(shard, Message::Release);
         }
         for _ in 0..shards {
-            let Message::Released = self.next_of_start(&mut early).await else { unreachable!("a shard says that it has released") };
+            let Message::Released = self.next_of_start(&mut early).await else {
+                unreachable!("a shard says that it has released")
+            };
         }
         for journal in journals.into_values() {
             self.remove_journal(&journal).await.map_err(StartError::io(journal.dir.display()))?;
@@ -581,11 +608,23 @@ impl Core {
     /// Puts the image in force on every core.
     async fn publish(&self, image: Arc<MetadataImage>) {
         *self.0.image.borrow_mut() = image.clone();
-        let applied: Vec<_> = (0..self.shards()).map(|shard| self.request(shard, Request::Apply(image.clone()))).collect();
+        let applied: Vec<_> =
+            (0..self.shards()).map(|shard| self.request(shard, Request::Apply(image.clone()))).collect();
         for applied in applied {
             applied.await;
         }
     }
+}
+
+/// Journals without a metadata log: to found a new cluster over them would throw every record away.
+async fn refuse_lost_metadata(io: &Io, data_dir: &Path) -> Result<(), StartError> {
+    let entries = io.read_dir(data_dir).await.map_err(StartError::io(data_dir.display()))?;
+    let has = |name: &str| entries.iter().any(|entry| entry.name == name);
+    if has("@journal") && !has(super::quorum::METADATA_DIRECTORY) {
+        let what = "holds journals but no metadata log; restore @metadata, or move the directory away to begin anew";
+        return Err(StartError(format!("the data directory {} {what}", data_dir.display())));
+    }
+    Ok(())
 }
 
 fn has_partition(image: &MetadataImage, id: PartitionId) -> bool {
@@ -600,12 +639,20 @@ fn looks_like_partition(name: &str) -> bool {
 
 /// Makes the data directory if it is not there, and claims it for this process.
 async fn claim(io: &Io, data_dir: &Path) -> Result<crate::io::File, StartError> {
-    make_dir(io, data_dir).await.map_err(StartError::io(format!("the data directory {} cannot be made", data_dir.display())))?;
+    make_dir(io, data_dir)
+        .await
+        .map_err(StartError::io(format!("the data directory {} cannot be made", data_dir.display())))?;
     let path = data_dir.join("@lock");
-    let file = io.open(&path, OpenMode::Create).await.map_err(StartError::io(format!("{} cannot be opened; the data directory must be writable and on a filesystem with direct I/O (ext4, XFS)", path.display())))?;
+    let file = io.open(&path, OpenMode::Create).await.map_err(StartError::io(format!(
+        "{} cannot be opened; the data directory must be writable and on a filesystem with direct I/O (ext4, XFS)",
+        path.display()
+    )))?;
     match lock(io, &file).await {
         Ok(()) => Ok(file),
-        Err(error) => Err(StartError(format!("the data directory {} is in use: {error}; stop the other broker, or give this one a --data-dir of its own", data_dir.display()))),
+        Err(error) => Err(StartError(format!(
+            "the data directory {} is in use: {error}; stop the other broker, or give this one a --data-dir of its own",
+            data_dir.display()
+        ))),
     }
 }
 
@@ -621,7 +668,10 @@ impl Shard {
                 }
                 Piece::Bytes(entry, bytes) => {
                     if !self.journal.has_room(bytes.len()) {
-                        futures_lite::future::or(self.journal.room(bytes.len()), async { drop(self.failure.wait().await) }).await;
+                        futures_lite::future::or(self.journal.room(bytes.len()), async {
+                            drop(self.failure.wait().await)
+                        })
+                        .await;
                     }
                     if self.failure.is_set() {
                         return;

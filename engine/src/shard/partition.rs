@@ -11,11 +11,11 @@ use super::message::{EpochEnded, ListedOffset, ProducePart, Produced, ReadPart};
 use super::purgatory::{PendingAwait, PendingProduce};
 use crate::controller::TopicConfig;
 use crate::controller::image::{PartitionState, Topic};
+use crate::log::Log;
 use crate::log::drain::SharedLog;
 use crate::log::journal::Journal;
 use crate::log::partition_log::LogConfig;
 use crate::log::producer_state::SequenceCheck;
-use crate::log::Log;
 use crate::protocol::ErrorCode;
 use crate::record::batch::BatchView;
 use crate::record::validate::{Append, Origin, Rejected};
@@ -116,7 +116,13 @@ impl Partition {
     }
 
     /// Checks a batch's bytes as the topic's rules demand, before there need be room for it.
-    pub fn validate<'a>(&self, part: &'a ProducePart, version: i16, now_ms: i64, scratch: &mut Scratch) -> Result<Validated<'a>, Produced> {
+    pub fn validate<'a>(
+        &self,
+        part: &'a ProducePart,
+        version: i16,
+        now_ms: i64,
+        scratch: &mut Scratch,
+    ) -> Result<Validated<'a>, Produced> {
         if self.log.borrow().is_suspended() {
             return Err(Produced::refused(ErrorCode::KafkaStorageError));
         }
@@ -131,7 +137,11 @@ impl Partition {
             base_offset: -1,
             log_append_time_ms: -1,
             log_start_offset: if refusal.tells_log_start { self.log.borrow().log_start_offset() } else { -1 },
-            record_errors: refusal.record_errors.into_iter().map(|error| (error.batch_index, Some(error.message))).collect(),
+            record_errors: refusal
+                .record_errors
+                .into_iter()
+                .map(|error| (error.batch_index, Some(error.message)))
+                .collect(),
             error_message: refusal.message,
         }
     }
@@ -140,15 +150,29 @@ impl Partition {
     pub fn append(&mut self, journal: &Journal, batch: &Validated<'_>) -> Outcome {
         let mut log = self.log.borrow_mut();
         let log_start_offset = log.log_start_offset();
-        let done = |base_offset, log_append_time_ms| Produced { error: ErrorCode::None, base_offset, log_append_time_ms, log_start_offset, record_errors: Vec::new(), error_message: None };
+        let done = |base_offset, log_append_time_ms| Produced {
+            error: ErrorCode::None,
+            base_offset,
+            log_append_time_ms,
+            log_start_offset,
+            record_errors: Vec::new(),
+            error_message: None,
+        };
         if let Some(producer) = &batch.producer {
             match log.producers().check(producer.id, producer.epoch, producer.base_sequence, producer.last_sequence) {
                 SequenceCheck::Append => {}
-                SequenceCheck::Reject(error) => return Outcome::Answered(Produced { log_start_offset, ..Produced::refused(error) }),
+                SequenceCheck::Reject(error) => {
+                    return Outcome::Answered(Produced { log_start_offset, ..Produced::refused(error) });
+                }
                 SequenceCheck::Duplicate(original) => {
-                    let answer = done(original.base_offset, batch.log_append_time_ms.map_or(-1, |_| original.timestamp));
+                    let answer =
+                        done(original.base_offset, batch.log_append_time_ms.map_or(-1, |_| original.timestamp));
                     let settled = original.last_offset < log.durable_end_offset() || planted!(DuplicateAnsweredEarly);
-                    return if settled { Outcome::Answered(answer) } else { Outcome::Appended(original.last_offset + 1, answer) };
+                    return if settled {
+                        Outcome::Answered(answer)
+                    } else {
+                        Outcome::Appended(original.last_offset + 1, answer)
+                    };
                 }
             }
         }
@@ -203,7 +227,12 @@ impl Partition {
         }
         let high_watermark = self.high_watermark();
         let mut log = self.log.borrow_mut();
-        let frame = ReadPart { high_watermark, last_stable_offset: high_watermark, log_start_offset: log.log_start_offset(), ..ReadPart::refused(ErrorCode::None) };
+        let frame = ReadPart {
+            high_watermark,
+            last_stable_offset: high_watermark,
+            log_start_offset: log.log_start_offset(),
+            ..ReadPart::refused(ErrorCode::None)
+        };
         if last_fetched_epoch >= 0 {
             let end = log.log_end_offset();
             let (epoch, epoch_end) = log.epochs().end_of(last_fetched_epoch, end);

@@ -48,10 +48,20 @@ impl Waiter {
 
 impl PendingProduce {
     /// The results as they are if all goes well; `waiting` says which parts wait. Answers at once if none does.
-    pub fn new(results: Vec<Produced>, waiting: Vec<bool>, reply: ReplyTo, purgatory: &Rc<Purgatory>) -> Rc<PendingProduce> {
+    pub fn new(
+        results: Vec<Produced>,
+        waiting: Vec<bool>,
+        reply: ReplyTo,
+        purgatory: &Rc<Purgatory>,
+    ) -> Rc<PendingProduce> {
         let remaining = waiting.iter().filter(|waits| **waits).count();
         let (results, waiting) = (RefCell::new(results), RefCell::new(waiting));
-        let pending = Rc::new(PendingProduce { results, waiting, remaining: Cell::new(remaining), waiter: Waiter::new(reply, purgatory) });
+        let pending = Rc::new(PendingProduce {
+            results,
+            waiting,
+            remaining: Cell::new(remaining),
+            waiter: Waiter::new(reply, purgatory),
+        });
         pending.answer_if_settled();
         pending
     }

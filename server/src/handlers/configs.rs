@@ -25,7 +25,7 @@ pub fn describe(broker: &Broker, call: &Call) -> Result<Answer, Refusal> {
     let mut described = Vec::with_capacity(request.resources.len());
     for asked in &request.resources {
         let resource = ConfigResource::from_wire(asked.resource_type, asked.resource_name.to_string());
-        described.push(describe_resource(&image, &broker.config.settings, &resource));
+        described.push(describe_resource(&image, broker.settings(), &resource));
     }
     let results = request.resources.iter().zip(&described).map(|(asked, described)| {
         let mut result = DescribeConfigsResult {
@@ -88,7 +88,7 @@ pub async fn alter(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> 
     });
     let asked =
         ControllerRequest::AlterConfigs { resources: resources.collect(), validate_only: request.validate_only };
-    let altered = change(broker, asked).await;
+    let altered = change(broker, asked).await?;
     let responses = altered.iter().map(|(resource, result)| {
         let (resource_type, name) = resource.to_wire();
         let (error_code, error_message) = error_of(result);
@@ -116,7 +116,7 @@ pub async fn incremental_alter(broker: &Rc<Broker>, call: &Call) -> Result<Answe
         resources: resources.collect(),
         validate_only: request.validate_only,
     };
-    let altered = change(broker, asked).await;
+    let altered = change(broker, asked).await?;
     let responses = altered.iter().map(|(resource, result)| {
         let (resource_type, name) = resource.to_wire();
         let (error_code, error_message) = error_of(result);
@@ -134,11 +134,14 @@ pub async fn incremental_alter(broker: &Rc<Broker>, call: &Call) -> Result<Answe
     })
 }
 
-async fn change(broker: &Broker, asked: ControllerRequest) -> Vec<(ConfigResource, Result<(), Refused>)> {
-    let ControllerReply::AlterConfigs(altered) = broker.core.controller(asked).await else {
-        unreachable!("the controller answers in kind")
+async fn change(
+    broker: &Broker,
+    asked: ControllerRequest,
+) -> Result<Vec<(ConfigResource, Result<(), Refused>)>, Refusal> {
+    let Some(ControllerReply::AlterConfigs(altered)) = broker.core.controller(asked).await else {
+        return Err(Refusal::Stopping);
     };
-    altered
+    Ok(altered)
 }
 
 fn error_of(result: &Result<(), Refused>) -> (i16, Option<Str<'_>>) {

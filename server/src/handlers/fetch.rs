@@ -321,7 +321,7 @@ fn read_from(id: PartitionId, wanted: &Wanted) -> ReadFrom {
 }
 
 fn failed(error: ErrorCode) -> ReadPart {
-    ReadPart { error, high_watermark: -1, last_stable_offset: -1, log_start_offset: -1, ..Default::default() }
+    ReadPart::refused(error)
 }
 
 fn topic_response(key: &TopicKey) -> FetchableTopicResponse<'_> {

@@ -124,8 +124,8 @@ async fn make_missing(
         |name: &str| NewTopic { name: name.to_owned(), partitions: -1, replication_factor: -1, ..Default::default() };
     let request =
         ControllerRequest::CreateTopics { topics: names.into_iter().map(topic).collect(), validate_only: false };
-    let ControllerReply::CreateTopics(created) = broker.core.controller(request).await else {
-        unreachable!("the controller answers in kind")
+    let Some(ControllerReply::CreateTopics(created)) = broker.core.controller(request).await else {
+        return BTreeMap::new();
     };
     let refused = created.into_iter().filter_map(|created| Some((created.name, created.result.err()?.error)));
     refused.filter(|(_, error)| *error != ErrorCode::TopicAlreadyExists).collect()

@@ -49,8 +49,8 @@ async fn next_id(broker: &Broker) -> Result<i64, ErrorCode> {
         return Ok(id);
     }
     let request = ControllerRequest::AllocateProducerIds { count: limits::PRODUCER_ID_BLOCK };
-    let ControllerReply::AllocateProducerIds(allocated) = broker.core.controller(request).await else {
-        unreachable!("the controller answers in kind")
+    let Some(ControllerReply::AllocateProducerIds(allocated)) = broker.core.controller(request).await else {
+        return Err(ErrorCode::CoordinatorNotAvailable);
     };
     let block = allocated.map_err(|refusal| refusal.error)?;
     let mut ids = block.first..block.first + i64::from(block.count);

@@ -31,8 +31,8 @@ pub async fn create(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal>
     let request: CreateTopicsRequest<'_> = call.decode()?;
     let topics = request.topics.iter().map(new_topic).collect();
     let asked = ControllerRequest::CreateTopics { topics, validate_only: request.validate_only };
-    let ControllerReply::CreateTopics(created) = broker.core.controller(asked).await else {
-        unreachable!("the controller answers in kind")
+    let Some(ControllerReply::CreateTopics(created)) = broker.core.controller(asked).await else {
+        return Err(Refusal::Stopping);
     };
     let topics = created.iter().map(|created| match &created.result {
         Ok(state) => CreatableTopicResult {
@@ -100,8 +100,8 @@ pub async fn delete(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal>
         .iter()
         .map(|topic| TopicName { name: topic.name.as_deref().map(str::to_owned), id: topic.topic_id });
     let asked = ControllerRequest::DeleteTopics(by_name.chain(by_either).collect());
-    let ControllerReply::DeleteTopics(deleted) = broker.core.controller(asked).await else {
-        unreachable!("the controller answers in kind")
+    let Some(ControllerReply::DeleteTopics(deleted)) = broker.core.controller(asked).await else {
+        return Err(Refusal::Stopping);
     };
     let responses = deleted.iter().map(|deleted| {
         let refused = deleted.result.as_ref().err();
@@ -130,8 +130,8 @@ pub async fn create_partitions(broker: &Rc<Broker>, call: &Call) -> Result<Answe
             .map(|all| all.iter().map(|assigned| assigned.broker_ids.clone()).collect()),
     });
     let asked = ControllerRequest::CreatePartitions { topics: topics.collect(), validate_only: request.validate_only };
-    let ControllerReply::CreatePartitions(results) = broker.core.controller(asked).await else {
-        unreachable!("the controller answers in kind")
+    let Some(ControllerReply::CreatePartitions(results)) = broker.core.controller(asked).await else {
+        return Err(Refusal::Stopping);
     };
     let results = results.iter().map(|(name, result)| {
         let refused = result.as_ref().err();

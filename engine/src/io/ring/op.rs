@@ -23,25 +23,67 @@ pub(in crate::io) const MAX_CHUNKS: usize = 64;
 /// One operation and its memory.
 pub(in crate::io) enum Op {
     /// Fills `buffer`'s length.
-    Read { file: Descriptor, position: u64, buffer: Buffer },
+    Read {
+        file: Descriptor,
+        position: u64,
+        buffer: Buffer,
+    },
     /// Writes all or a part of `bytes`.
-    Write { file: Descriptor, position: u64, bytes: Bytes, durable: bool },
+    Write {
+        file: Descriptor,
+        position: u64,
+        bytes: Bytes,
+        durable: bool,
+    },
     /// fdatasync, or fsync if `metadata`.
-    Sync { file: Descriptor, metadata: bool },
-    Allocate { file: Descriptor, position: u64, len: u64 },
+    Sync {
+        file: Descriptor,
+        metadata: bool,
+    },
+    Allocate {
+        file: Descriptor,
+        position: u64,
+        len: u64,
+    },
     /// Gives a new descriptor.
-    Open { path: CString, flags: i32 },
-    MakeDir { path: CString },
-    Rename { from: CString, to: CString },
-    Remove { path: CString, dir: bool },
+    Open {
+        path: CString,
+        flags: i32,
+    },
+    MakeDir {
+        path: CString,
+    },
+    Rename {
+        from: CString,
+        to: CString,
+    },
+    Remove {
+        path: CString,
+        dir: bool,
+    },
     /// Gives a new descriptor.
-    Accept { socket: Descriptor, peer: Box<Peer> },
-    Connect { socket: Descriptor, address: Box<Address> },
+    Accept {
+        socket: Descriptor,
+        peer: Box<Peer>,
+    },
+    Connect {
+        socket: Descriptor,
+        address: Box<Address>,
+    },
     /// Fills `buffer`'s spare capacity; its length stays.
-    Receive { socket: Descriptor, buffer: BytesMut },
-    Send { socket: Descriptor, chunks: Vec<Bytes>, message: Option<Box<Message>> },
+    Receive {
+        socket: Descriptor,
+        buffer: BytesMut,
+    },
+    Send {
+        socket: Descriptor,
+        chunks: Vec<Bytes>,
+        message: Option<Box<Message>>,
+    },
     /// Completes when there is something to read.
-    Readable { event: Descriptor },
+    Readable {
+        event: Descriptor,
+    },
 }
 
 /// Where the kernel writes an accepted peer's address. An IPv4 address lies where `sin6_flowinfo` is.

@@ -484,12 +484,20 @@ impl Disk {
         // In some crashes everything unflushed is lost, in some nothing, in most some.
         let survival = [0.0, 0.5, 0.5, 0.9, 1.0][random.below(5) as usize];
         for node in nodes.values_mut() {
-            node.lock = Rc::default();
             if let Kind::File(file) = &mut node.kind {
                 file.lose_power(survival, random, coverage);
                 self.used += file.allocated;
             }
         }
+    }
+
+    /// The process that holds them is gone; each open file that is left of it has a lock that nobody else asks.
+    pub(super) fn release_locks(&mut self) {
+        self.nodes.values_mut().for_each(|node| node.lock = Rc::default());
+    }
+
+    pub(super) fn lock_of(&self, inode: Inode) -> Option<Rc<Cell<bool>>> {
+        self.nodes.get(&inode).map(|node| node.lock.clone())
     }
 
     fn lose_names(&mut self, coverage: &mut Coverage) {

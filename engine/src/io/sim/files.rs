@@ -1,6 +1,7 @@
 //! Files of a simulated process: operations that take time, fail, and go on when nobody waits for them.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -61,6 +62,22 @@ pub(super) struct DiskOperation {
 enum Target {
     File(Rc<OpenFile>, Action),
     Names(NameAction),
+}
+
+/// The files of a killed process that operations in flight keep open, and nothing else of the process does: what the
+/// process's memory still names was closed with it.
+#[derive(Default)]
+struct Survivors(BTreeMap<*const OpenFile, Rc<OpenFile>>);
+
+impl Survivors {
+    fn adopt(&mut self, file: &Rc<OpenFile>, disk: &Disk) -> Rc<OpenFile> {
+        let adopt = || {
+            let lock = disk.lock_of(file.inode).unwrap_or_default();
+            let holds_lock = Cell::new(file.holds_lock.get() && !lock.replace(true));
+            Rc::new(OpenFile { inode: file.inode, writable: file.writable, lock, holds_lock })
+        };
+        self.0.entry(Rc::as_ptr(file)).or_insert_with(adopt).clone()
+    }
 }
 
 /// A file opened on a simulated disk.
@@ -465,14 +482,19 @@ impl Sim {
         let (left, others): (Vec<_>, Vec<_>) =
             operations.into_iter().partition(|(_, operation)| operation.node == node);
         self.operations.borrow_mut().extend(others);
+        if crash.is_some() {
+            self.disks.borrow_mut()[node].release_locks();
+        }
+        let mut survivors = Survivors::default();
         for (id, operation) in left {
             let coin = self.disks.borrow_mut()[node].random.coin();
             let goes_on = crash.is_none() || (crash == Some(CrashKind::Kill) && coin);
             match operation.on {
                 // The kernel goes on with what it has, and closes the file only then.
-                Target::File(..) if goes_on => {
+                Target::File(file, action) if goes_on => {
                     self.coverage.borrow_mut().add(FaultClass::KillInFlight, u64::from(crash.is_some()));
-                    self.operations.borrow_mut().insert(id, operation);
+                    let file = if crash.is_some() { survivors.adopt(&file, &self.disks.borrow()[node]) } else { file };
+                    self.operations.borrow_mut().insert(id, DiskOperation { node, on: Target::File(file, action) });
                 }
                 // A process is not gone before its last system call is over.
                 Target::Names(action) if goes_on => self.complete_name_action(node, action),

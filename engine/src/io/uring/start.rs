@@ -58,7 +58,9 @@ impl CoreSpec {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A processor that this process may not run on.
-    #[error("core {core} cannot run on processor {cpu}: this process may use {available:?}; choose among these or widen its cpuset")]
+    #[error(
+        "core {core} cannot run on processor {cpu}: this process may use {available:?}; choose among these or widen its cpuset"
+    )]
     Processor {
         /// The core's index.
         core: usize,
@@ -68,13 +70,17 @@ pub enum StartError {
         available: Vec<usize>,
     },
     /// io_uring is switched off or filtered.
-    #[error("io_uring is not available ({0}): set kernel.io_uring_disabled=0, and allow io_uring_setup, io_uring_enter and io_uring_register in the container's seccomp profile")]
+    #[error(
+        "io_uring is not available ({0}): set kernel.io_uring_disabled=0, and allow io_uring_setup, io_uring_enter and io_uring_register in the container's seccomp profile"
+    )]
     Forbidden(#[source] io::Error),
     /// The kernel lacks what the ring needs.
     #[error("the kernel is too old ({0}): Linux 6.1 or later is needed for io_uring with deferred task work")]
     Kernel(#[source] io::Error),
     /// Too little memory may be locked.
-    #[error("only {limit} bytes may be locked in memory, {needed} are needed: raise RLIMIT_MEMLOCK (ulimit -l, LimitMEMLOCK=)")]
+    #[error(
+        "only {limit} bytes may be locked in memory, {needed} are needed: raise RLIMIT_MEMLOCK (ulimit -l, LimitMEMLOCK=)"
+    )]
     LockedMemory {
         /// The limit in bytes.
         limit: u64,
@@ -288,9 +294,8 @@ async fn end_tasks(core: &Core) {
 }
 
 fn make_queues() -> Queues {
-    let queue = |shares, name| {
-        glommio::executor().create_task_queue(Shares::Static(shares), Latency::NotImportant, name)
-    };
+    let queue =
+        |shares, name| glommio::executor().create_task_queue(Shares::Static(shares), Latency::NotImportant, name);
     Queues {
         foreground: queue(1000, "foreground"),
         replication: queue(500, "replication"),

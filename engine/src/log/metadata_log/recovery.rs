@@ -89,9 +89,8 @@ impl Whole {
     fn is_followed(&self, copy: &Copy) -> bool {
         (self.content.len()..copy.bytes.len()).step_by(BLOCK).any(|position| {
             let found = frame::decode(&copy.bytes[position..]);
-            found.is_some_and(|found| {
-                found.place.nonce == self.next.nonce && found.place.sequence >= self.next.sequence
-            })
+            found
+                .is_some_and(|found| found.place.nonce == self.next.nonce && found.place.sequence >= self.next.sequence)
         })
     }
 }

@@ -21,10 +21,7 @@ fn any_records() -> impl Strategy<Value = Vec<Plain>> {
 fn build(records: &[Plain], codec: Codec) -> Vec<u8> {
     let mut builder = BatchBuilder::new().codec(codec);
     for (timestamp, key, value, headers) in records {
-        let headers: Vec<_> = headers
-            .iter()
-            .map(|(key, value)| (&key[..], value.as_deref()))
-            .collect();
+        let headers: Vec<_> = headers.iter().map(|(key, value)| (&key[..], value.as_deref())).collect();
         builder.append(*timestamp, key.as_deref(), value.as_deref(), &headers);
     }
     builder.finish()
@@ -94,18 +91,9 @@ proptest! {
 #[test]
 fn bare_snappy_is_read() {
     let data = b"snappy ".repeat(10_000);
-    let bare = snap::raw::Encoder::new()
-        .compress_vec(&data)
-        .expect("compresses");
+    let bare = snap::raw::Encoder::new().compress_vec(&data).expect("compresses");
     let mut out = Vec::new();
-    decompress(
-        Codec::Snappy,
-        &bare,
-        data.len(),
-        &mut Scratch::new(),
-        &mut out,
-    )
-    .expect("bare");
+    decompress(Codec::Snappy, &bare, data.len(), &mut Scratch::new(), &mut out).expect("bare");
     assert_eq!(out, data);
 }
 
@@ -152,12 +140,6 @@ fn lz4_with_dependent_blocks_is_refused_as_by_java() {
     let mut encoder = FrameEncoder::with_frame_info(info, Vec::new());
     encoder.write_all(b"data").expect("writes");
     let frame = encoder.finish().expect("finishes");
-    let result = decompress(
-        Codec::Lz4,
-        &frame,
-        CAP,
-        &mut Scratch::new(),
-        &mut Vec::new(),
-    );
+    let result = decompress(Codec::Lz4, &frame, CAP, &mut Scratch::new(), &mut Vec::new());
     assert_eq!(result, Err(CompressionError::Corrupt(Codec::Lz4)));
 }

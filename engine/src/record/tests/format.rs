@@ -4,30 +4,20 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::records as other;
 
-use super::super::batch::{
-    self, Attributes, BatchError, BatchView, TimestampType, add_sequence, batches,
-};
+use super::super::batch::{self, Attributes, BatchError, BatchView, TimestampType, add_sequence, batches};
 use super::super::control::{
-    ControlError, ControlRecordType, EndTransactionMarker, control_record_type,
-    end_transaction_marker, parse_marker,
+    ControlError, ControlRecordType, EndTransactionMarker, control_record_type, end_transaction_marker, parse_marker,
 };
 use super::super::record::{Malformed, Records};
 use super::*;
 
-const MARKER: EndTransactionMarker = EndTransactionMarker {
-    committed: true,
-    producer_id: 4711,
-    producer_epoch: 3,
-    coordinator_epoch: 9,
-};
+const MARKER: EndTransactionMarker =
+    EndTransactionMarker { committed: true, producer_id: 4711, producer_epoch: 3, coordinator_epoch: 9 };
 
 #[test]
 fn markers_parse_back() {
     for committed in [true, false] {
-        let marker = EndTransactionMarker {
-            committed,
-            ..MARKER
-        };
+        let marker = EndTransactionMarker { committed, ..MARKER };
         let bytes = end_transaction_marker(&marker, NOW);
         let view = BatchView::parse(&bytes).expect("a batch");
         assert!(view.crc_ok() && view.attributes() == Attributes(0x30));
@@ -65,10 +55,7 @@ fn offset_and_epoch_lie_outside_the_crc() {
     batch::set_leader_epoch(&mut bytes, 12);
     let view = BatchView::parse(&bytes).expect("a batch");
     assert!(view.crc_ok());
-    assert_eq!(
-        (view.base_offset(), view.last_offset()),
-        (1 << 40, (1 << 40) + 2)
-    );
+    assert_eq!((view.base_offset(), view.last_offset()), (1 << 40, (1 << 40) + 2));
     assert_eq!(view.partition_leader_epoch(), 12);
 }
 
@@ -79,10 +66,7 @@ fn stamping_keeps_the_other_attributes_and_the_crc_right() {
     let view = BatchView::parse(&bytes).expect("a batch");
     assert!(view.crc_ok() && view.attributes().is_transactional());
     assert_eq!(view.attributes().codec(), Some(Codec::Zstd));
-    assert_eq!(
-        view.attributes().timestamp_type(),
-        TimestampType::LogAppendTime
-    );
+    assert_eq!(view.attributes().timestamp_type(), TimestampType::LogAppendTime);
     assert_eq!(view.max_timestamp(), 99);
 }
 
@@ -97,10 +81,7 @@ fn iteration_ends_with_the_part_of_a_batch() {
         let mut iterator = batches(&bytes[..cut]);
         assert!(iterator.next().is_some_and(|batch| batch.is_ok()));
         let partial = iterator.next().expect("an outcome");
-        assert!(
-            matches!(partial, Err(BatchError::Truncated { .. })),
-            "{cut}"
-        );
+        assert!(matches!(partial, Err(BatchError::Truncated { .. })), "{cut}");
         assert!(iterator.next().is_none());
         assert_eq!(iterator.position(), size);
     }
@@ -160,10 +141,7 @@ fn other_record(offset: i64, key: Option<&'static [u8]>) -> other::Record {
 #[test]
 fn reads_batches_of_another_implementation() {
     let records = [other_record(0, None), other_record(1, Some(b"key"))];
-    let options = other::RecordEncodeOptions {
-        version: 2,
-        compression: other::Compression::None,
-    };
+    let options = other::RecordEncodeOptions { version: 2, compression: other::Compression::None };
     let mut bytes = BytesMut::new();
     other::RecordBatchEncoder::encode(&mut bytes, &records, &options).expect("encodes");
     let validated = produce(&bytes, &TopicRules::default()).expect("valid");
@@ -172,10 +150,7 @@ fn reads_batches_of_another_implementation() {
     assert!(validated.is_transactional);
     let headers = vec![(b"trace".to_vec(), Some(b"1".to_vec()))];
     let value = Some(b"value".to_vec());
-    let expected = vec![
-        (NOW, None, value.clone(), headers.clone()),
-        (NOW - 1, Some(b"key".to_vec()), value, headers),
-    ];
+    let expected = vec![(NOW, None, value.clone(), headers.clone()), (NOW - 1, Some(b"key".to_vec()), value, headers)];
     assert_eq!(plain_records(&validated.batch), expected);
 }
 

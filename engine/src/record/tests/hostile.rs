@@ -17,9 +17,7 @@ fn assert_sound(validated: &Validated<'_>) {
     assert!(view.crc_ok());
     assert_eq!(view.total_size(), validated.batch.len());
     let mut buffer = Vec::new();
-    let records = view
-        .records(&mut Scratch::new(), &mut buffer, usize::MAX)
-        .expect("accepted only if it decompresses");
+    let records = view.records(&mut Scratch::new(), &mut buffer, usize::MAX).expect("accepted only if it decompresses");
     let mut count = 0;
     for record in records {
         let record = record.expect("accepted only if well-formed");
@@ -127,9 +125,7 @@ proptest! {
 }
 
 /// The start of a record whose value is 2 GiB less a little, all of it zeros that follow.
-const GIANT_RECORD: [u8; 14] = [
-    0xe0, 0xff, 0xff, 0xff, 0x0f, 0, 0, 0, 1, 0x80, 0xff, 0xff, 0xff, 0x0f,
-];
+const GIANT_RECORD: [u8; 14] = [0xe0, 0xff, 0xff, 0xff, 0x0f, 0, 0, 0, 1, 0x80, 0xff, 0xff, 0xff, 0x0f];
 
 /// Compressed data of at least `total` zeros after [`GIANT_RECORD`], without compressing so many.
 fn bomb(codec: Codec, total: usize) -> Vec<u8> {
@@ -165,10 +161,7 @@ fn bombs_are_capped() {
             _ => 1 << 30,
         };
         let bytes = batch_of_compressed(&bomb(codec, total), codec, 1);
-        let mut rules = TopicRules {
-            max_message_bytes: usize::MAX,
-            ..TopicRules::default()
-        };
+        let mut rules = TopicRules { max_message_bytes: usize::MAX, ..TopicRules::default() };
         let rejected = produce_with(&bytes, &rules, &mut scratch).expect_err("a bomb");
         assert_eq!(rejected.reason, RejectReason::MessageTooLarge, "{codec:?}");
         assert!(scratch.retained() < 1 << 20, "{codec:?}");
@@ -192,19 +185,8 @@ fn bombs_are_capped() {
 fn snappy_lengths_are_not_believed() {
     let claims_4_gib = [0xff, 0xff, 0xff, 0xff, 0x0f, 0, b'a'];
     let mut scratch = Scratch::new();
-    let mut decode = |cap| {
-        decompress(
-            Codec::Snappy,
-            &claims_4_gib,
-            cap,
-            &mut scratch,
-            &mut Vec::new(),
-        )
-    };
-    assert_eq!(
-        decode(usize::MAX),
-        Err(CompressionError::Corrupt(Codec::Snappy))
-    );
+    let mut decode = |cap| decompress(Codec::Snappy, &claims_4_gib, cap, &mut scratch, &mut Vec::new());
+    assert_eq!(decode(usize::MAX), Err(CompressionError::Corrupt(Codec::Snappy)));
     assert_eq!(decode(CAP), Err(CompressionError::Corrupt(Codec::Snappy)));
     assert!(scratch.retained() < CAP);
 }

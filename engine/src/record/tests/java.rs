@@ -52,12 +52,7 @@ fn same_records() -> BatchBuilder {
 #[test]
 fn the_same_records_give_the_same_bytes() {
     assert_eq!(same_records().finish(), bytes(NONE));
-    let marker = EndTransactionMarker {
-        committed: true,
-        producer_id: 4711,
-        producer_epoch: 3,
-        coordinator_epoch: 9,
-    };
+    let marker = EndTransactionMarker { committed: true, producer_id: 4711, producer_epoch: 3, coordinator_epoch: 9 };
     assert_eq!(end_transaction_marker(&marker, NOW), bytes(MARKER));
 }
 

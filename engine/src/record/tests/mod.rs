@@ -20,18 +20,8 @@ fn produce<'a>(records: &'a [u8], rules: &TopicRules) -> Result<Validated<'a>, R
     produce_with(records, rules, &mut Scratch::new())
 }
 
-fn produce_with<'a>(
-    records: &'a [u8],
-    rules: &TopicRules,
-    scratch: &mut Scratch,
-) -> Result<Validated<'a>, Rejected> {
-    let append = Append {
-        origin: Origin::Client {
-            produce_version: 12,
-        },
-        now_ms: NOW,
-        partition: &"t-0",
-    };
+fn produce_with<'a>(records: &'a [u8], rules: &TopicRules, scratch: &mut Scratch) -> Result<Validated<'a>, Rejected> {
+    let append = Append { origin: Origin::Client { produce_version: 12 }, now_ms: NOW, partition: &"t-0" };
     validate(records, rules, &append, scratch)
 }
 
@@ -39,12 +29,7 @@ fn produce_with<'a>(
 fn sample(codec: Codec) -> BatchBuilder {
     let mut builder = BatchBuilder::new().codec(codec).producer(7, 2, 40);
     builder.append(NOW - 5, Some(b"key"), Some(b"value"), &[]);
-    builder.append(
-        NOW,
-        None,
-        Some(b""),
-        &[(b"trace", Some(b"1")), (b"none", None)],
-    );
+    builder.append(NOW, None, Some(b""), &[(b"trace", Some(b"1")), (b"none", None)]);
     builder.append(NOW - 9, Some(b""), None, &[(b"", Some(b""))]);
     builder
 }
@@ -63,21 +48,12 @@ fn batch_of_compressed(compressed: &[u8], codec: Codec, count: i32) -> Vec<u8> {
     let attributes = batch::Attributes::default().with_codec(codec);
     batch::put(&mut bytes, batch::ATTRIBUTES, attributes.0.to_be_bytes());
     batch::put(&mut bytes, batch::RECORD_COUNT, count.to_be_bytes());
-    batch::put(
-        &mut bytes,
-        batch::LAST_OFFSET_DELTA,
-        (count - 1).to_be_bytes(),
-    );
+    batch::put(&mut bytes, batch::LAST_OFFSET_DELTA, (count - 1).to_be_bytes());
     batch::seal(&mut bytes);
     bytes
 }
 
-type Plain = (
-    i64,
-    Option<Vec<u8>>,
-    Option<Vec<u8>>,
-    Vec<(Vec<u8>, Option<Vec<u8>>)>,
-);
+type Plain = (i64, Option<Vec<u8>>, Option<Vec<u8>>, Vec<(Vec<u8>, Option<Vec<u8>>)>);
 
 /// All of a batch's records, owned.
 fn plain_records(bytes: &[u8]) -> Vec<Plain> {
@@ -93,9 +69,7 @@ fn plain_records(bytes: &[u8]) -> Vec<Plain> {
                 view.base_timestamp() + record.timestamp_delta,
                 record.key.map(<[u8]>::to_vec),
                 record.value.map(<[u8]>::to_vec),
-                headers
-                    .map(|(key, value)| (key.to_vec(), value.map(<[u8]>::to_vec)))
-                    .collect(),
+                headers.map(|(key, value)| (key.to_vec(), value.map(<[u8]>::to_vec))).collect(),
             )
         })
         .collect()

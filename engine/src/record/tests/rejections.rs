@@ -80,11 +80,7 @@ fn records_must_match_the_header() {
 #[test]
 fn sizes_are_inclusive_and_checked_again_after_recompression() {
     let bytes = sample(Codec::None).finish();
-    let mut rules = TopicRules {
-        max_message_bytes: bytes.len(),
-        segment_bytes: bytes.len(),
-        ..TopicRules::default()
-    };
+    let mut rules = TopicRules { max_message_bytes: bytes.len(), segment_bytes: bytes.len(), ..TopicRules::default() };
     assert!(produce(&bytes, &rules).is_ok());
     rules.segment_bytes -= 1;
     assert_eq!(outcome(&bytes, &rules), (18, false));
@@ -94,10 +90,7 @@ fn sizes_are_inclusive_and_checked_again_after_recompression() {
     let mut zeros = BatchBuilder::new().codec(Codec::Zstd);
     zeros.append(NOW, None, Some(&[0; 5000]), &[]);
     let small = zeros.finish();
-    let mut rules = TopicRules {
-        max_message_bytes: 1000,
-        ..TopicRules::default()
-    };
+    let mut rules = TopicRules { max_message_bytes: 1000, ..TopicRules::default() };
     assert!(produce(&small, &rules).is_ok());
     rules.compression = Some((Codec::None, 0));
     assert_eq!(outcome(&small, &rules), (10, false));
@@ -107,11 +100,7 @@ fn sizes_are_inclusive_and_checked_again_after_recompression() {
 fn zstd_needs_produce_7() {
     let bytes = sample(Codec::Zstd).finish();
     for (produce_version, code) in [(6, Some(76)), (7, None)] {
-        let append = Append {
-            origin: Origin::Client { produce_version },
-            now_ms: NOW,
-            partition: &"t-0",
-        };
+        let append = Append { origin: Origin::Client { produce_version }, now_ms: NOW, partition: &"t-0" };
         let rules = TopicRules::default();
         let result = validate(&bytes, &rules, &append, &mut Scratch::new());
         assert_eq!(result.err().map(|rejected| rejected.reason.code()), code);
@@ -120,10 +109,7 @@ fn zstd_needs_produce_7() {
 
 #[test]
 fn null_keys_on_a_compacted_topic() {
-    let rules = TopicRules {
-        compacted: true,
-        ..TopicRules::default()
-    };
+    let rules = TopicRules { compacted: true, ..TopicRules::default() };
     for codec in Codec::ALL {
         let bytes = sample(codec).finish();
         let rejected = produce(&bytes, &rules).expect_err("record 1 has no key");
@@ -145,10 +131,7 @@ fn null_keys_on_a_compacted_topic() {
 
 #[test]
 fn record_errors_are_bounded() {
-    let rules = TopicRules {
-        compacted: true,
-        ..TopicRules::default()
-    };
+    let rules = TopicRules { compacted: true, ..TopicRules::default() };
     let mut builder = BatchBuilder::new();
     for _ in 0..5000 {
         builder.append(NOW, None, None, &[]);
@@ -169,11 +152,7 @@ fn at(timestamp: i64) -> Vec<u8> {
 
 #[test]
 fn timestamps_have_a_range() {
-    let rules = TopicRules {
-        timestamp_before_max_ms: 1000,
-        timestamp_after_max_ms: 100,
-        ..TopicRules::default()
-    };
+    let rules = TopicRules { timestamp_before_max_ms: 1000, timestamp_after_max_ms: 100, ..TopicRules::default() };
     for good in [NOW - 1000, NOW, NOW + 100, -1] {
         assert!(produce(&at(good), &rules).is_ok(), "{good}");
     }
@@ -192,10 +171,7 @@ fn timestamps_have_a_range() {
         assert_eq!(rejected.record_errors[0].message, expected);
     }
     // A topic that stamps does not mind.
-    let stamps = TopicRules {
-        timestamp_type: TimestampType::LogAppendTime,
-        ..rules
-    };
+    let stamps = TopicRules { timestamp_type: TimestampType::LogAppendTime, ..rules };
     let bytes = at(0);
     let validated = produce(&bytes, &stamps).expect("valid");
     assert_eq!(validated.log_append_time_ms, Some(NOW));
@@ -204,13 +180,8 @@ fn timestamps_have_a_range() {
 /// As Java prints the lower end of an unlimited range (with the measured clock).
 #[test]
 fn unlimited_range_wraps_as_in_java() {
-    let append = Append {
-        origin: Origin::Client {
-            produce_version: 12,
-        },
-        now_ms: 1_795_251_783_182,
-        partition: &"pz-0",
-    };
+    let append =
+        Append { origin: Origin::Client { produce_version: 12 }, now_ms: 1_795_251_783_182, partition: &"pz-0" };
     let bytes = at(1_795_258_983_137);
     let rules = TopicRules::default();
     let rejected = validate(&bytes, &rules, &append, &mut Scratch::new());
@@ -223,10 +194,7 @@ fn unlimited_range_wraps_as_in_java() {
 #[test]
 fn clients_may_not_stamp() {
     for timestamp_type in [TimestampType::CreateTime, TimestampType::LogAppendTime] {
-        let rules = TopicRules {
-            timestamp_type,
-            ..TopicRules::default()
-        };
+        let rules = TopicRules { timestamp_type, ..TopicRules::default() };
         let builder = sample(Codec::Lz4).timestamp_type(TimestampType::LogAppendTime);
         let bytes = builder.finish();
         let rejected = produce(&bytes, &rules).expect_err("stamped by the client");
@@ -256,26 +224,14 @@ fn sequences_wrap_in_what_is_reported() {
     let validated = produce(&bytes, &TopicRules::default()).expect("valid");
     assert_eq!(validated.max_timestamp_delta, 0, "the first of two equals");
     let producer = validated.producer.expect("idempotent");
-    assert_eq!(
-        (producer.base_sequence, producer.last_sequence),
-        (i32::MAX, 0)
-    );
+    assert_eq!((producer.base_sequence, producer.last_sequence), (i32::MAX, 0));
 }
 
 #[test]
 fn coordinators_may_write_markers() {
-    let marker = EndTransactionMarker {
-        committed: false,
-        producer_id: 1,
-        producer_epoch: 0,
-        coordinator_epoch: 0,
-    };
+    let marker = EndTransactionMarker { committed: false, producer_id: 1, producer_epoch: 0, coordinator_epoch: 0 };
     let bytes = end_transaction_marker(&marker, NOW);
-    let append = Append {
-        origin: Origin::Coordinator,
-        now_ms: NOW,
-        partition: &"t-0",
-    };
+    let append = Append { origin: Origin::Coordinator, now_ms: NOW, partition: &"t-0" };
     let rules = TopicRules::default();
     let validated = validate(&bytes, &rules, &append, &mut Scratch::new()).expect("valid");
     assert!(validated.is_control && validated.is_transactional);

@@ -15,6 +15,7 @@ mod run;
 mod schedule;
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -130,9 +131,9 @@ struct Plan {
 /// Creates the topic if asked to, and deals its partitions out.
 fn prepare(common: &Common, create: Option<&ProduceArgs>) -> Result<Plan> {
     let address = common.bootstrap_address()?;
-    let (name, create) = (common.topic.clone(), create.cloned());
+    let (name, wanted) = (common.topic.clone(), create.cloned());
     let core = CoreSpec::new("prepare", None, Duration::ZERO);
-    let find = move |io: Io| find_topic(io, address, name.clone(), create.clone());
+    let find = move |io: Io| find_topic(io, address, name.clone(), wanted.clone());
     let mut topic = on_first_core(vec![core], find)?.context("interrupted")??;
     if let Some(chosen) = &common.partitions {
         for &partition in &chosen.0 {
@@ -144,8 +145,7 @@ fn prepare(common: &Common, create: Option<&ProduceArgs>) -> Result<Plan> {
     let mut lanes = deal(&topic.leaders, common.connections)?;
     if create.is_none() {
         // One reader for each partition: several would read the same.
-        lanes.dedup_by(|next, lane| next.shared && next.partitions == lane.partitions);
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         lanes.retain(|lane| lane.partitions.iter().all(|partition| seen.insert(*partition)));
     }
     Ok(Plan { partitions: topic.leaders.len(), topic: Arc::new(topic), lanes })

@@ -153,12 +153,19 @@ impl Connection {
     /// Sends a request in the highest version; gives the answer's frame and the version.
     async fn call<'q, R: Request<'q>>(&mut self, request: &R) -> Result<(Bytes, i16)> {
         let version = self.versions.highest(R::API_KEY)?;
-        let frame = self.exchange(request, version).await.with_context(|| format!("{} {version}", R::API_KEY.name()))?;
+        let frame =
+            self.exchange(request, version).await.with_context(|| format!("{} {version}", R::API_KEY.name()))?;
         Ok((frame, version))
     }
 
     /// Creates a topic; it may be there already.
-    pub(crate) async fn create_topic(&mut self, name: &str, partitions: i32, replicas: i16, configs: &[String]) -> Result<()> {
+    pub(crate) async fn create_topic(
+        &mut self,
+        name: &str,
+        partitions: i32,
+        replicas: i16,
+        configs: &[String],
+    ) -> Result<()> {
         let config = |text: &'_ String| {
             let (name, value) = text.split_once('=').expect("settings are validated");
             CreatableTopicConfig { name: name.to_owned().into(), value: Some(value.to_owned().into()) }
@@ -181,13 +188,17 @@ impl Connection {
         Ok(())
     }
 
-    /// The topic, once all its partitions have leaders.
-    pub(crate) async fn topic(&mut self, io: &Io, name: &str) -> Result<Topic> {
+    /// The topic, once all its partitions have leaders. One that was just `created` may take a while to be known.
+    pub(crate) async fn topic(&mut self, io: &Io, name: &str, created: bool) -> Result<Topic> {
+        let unknown = i16::from(ErrorCode::UnknownTopicOrPartition);
         let patience = io.now() + LEADERS_PATIENCE;
         loop {
             let attempt = self.ask_topic(name).await?;
             match attempt {
                 Ok(topic) => return Ok(topic),
+                Err(error) if error == unknown && !created => {
+                    bail!("there is no topic {name:?}: loadgen produce --create N makes it, with N partitions")
+                }
                 Err(error) if io.now() >= patience => bail!("topic {name:?}: {}", error_name(error)),
                 Err(_) => io.sleep(RETRY_EVERY).await,
             }
@@ -197,7 +208,8 @@ impl Connection {
     /// The topic, or an error code that may pass.
     async fn ask_topic(&mut self, name: &str) -> Result<Result<Topic, i16>> {
         let topic = MetadataRequestTopic { name: Some(name.into()), ..Default::default() };
-        let request = MetadataRequest { topics: Some(vec![topic]), allow_auto_topic_creation: false, ..Default::default() };
+        let request =
+            MetadataRequest { topics: Some(vec![topic]), allow_auto_topic_creation: false, ..Default::default() };
         let (frame, version) = self.call(&request).await?;
         let (_, answer) = decode::<MetadataRequest<'static>>(&frame, version)?;
         read_topic(&answer, name)
@@ -222,14 +234,19 @@ impl Connection {
     pub(crate) async fn list_offsets(&mut self, topic: &str, partitions: &[i32], timestamp: i64) -> Result<Vec<i64>> {
         let of = |&partition_index: &i32| ListOffsetsPartition { partition_index, timestamp, ..Default::default() };
         let topic = ListOffsetsTopic { name: topic.into(), partitions: partitions.iter().map(of).collect() };
-        let request = ListOffsetsRequest { replica_id: -1, topics: vec![topic], timeout_ms: 30_000, ..Default::default() };
+        let request =
+            ListOffsetsRequest { replica_id: -1, topics: vec![topic], timeout_ms: 30_000, ..Default::default() };
         let (frame, version) = self.call(&request).await?;
         let (_, answer) = decode::<ListOffsetsRequest<'static>>(&frame, version)?;
         let answered = answer.topics.iter().flat_map(|topic| &topic.partitions);
         let mut offsets = BTreeMap::new();
         for partition in answered {
             let index = partition.partition_index;
-            ensure!(partition.error_code == 0, "ListOffsets of partition {index}: {}", error_name(partition.error_code));
+            ensure!(
+                partition.error_code == 0,
+                "ListOffsets of partition {index}: {}",
+                error_name(partition.error_code)
+            );
             offsets.insert(index, partition.offset);
         }
         let offset = |index| offsets.get(index).copied().with_context(|| format!("no offset of partition {index}"));
@@ -261,7 +278,8 @@ fn read_topic(answer: &MetadataResponse<'_>, name: &str) -> Result<Result<Topic,
             return Ok(Err(ErrorCode::LeaderNotAvailable.into()));
         };
         let host = broker.host.trim_matches(['[', ']']);
-        let address = if host.contains(':') { format!("[{host}]:{}", broker.port) } else { format!("{host}:{}", broker.port) };
+        let address =
+            if host.contains(':') { format!("[{host}]:{}", broker.port) } else { format!("{host}:{}", broker.port) };
         leaders.insert(partition.partition_index, resolve(&address)?);
     }
     Ok(Ok(Topic { name: name.to_owned(), id: topic.topic_id, leaders }))

@@ -286,7 +286,10 @@ impl Common {
         ensure!((1..=MAX_CONNECTIONS).contains(&self.connections), "--connections is between 1 and {MAX_CONNECTIONS}");
         ensure!((0.0..=MAX_SECONDS).contains(&self.warmup), "--warmup is between 0 and {MAX_SECONDS} seconds");
         if let Some(duration) = self.duration {
-            ensure!(duration > 0.0 && duration <= MAX_SECONDS, "--duration is above 0 and at most {MAX_SECONDS} seconds");
+            ensure!(
+                duration > 0.0 && duration <= MAX_SECONDS,
+                "--duration is above 0 and at most {MAX_SECONDS} seconds"
+            );
         }
         ensure!(self.records != Some(0), "--records is at least 1");
         Ok(())
@@ -310,7 +313,8 @@ impl Common {
 
 /// The first address of `HOST:PORT`, IPv4 before IPv6.
 pub(crate) fn resolve(name: &str) -> Result<SocketAddr> {
-    let mut addresses: Vec<_> = name.to_socket_addrs().with_context(|| format!("cannot resolve {name:?}"))?.collect();
+    let mut addresses: Vec<_> =
+        name.to_socket_addrs().with_context(|| format!("cannot resolve {name:?} (it takes HOST:PORT)"))?.collect();
     addresses.sort_by_key(SocketAddr::is_ipv6);
     addresses.first().copied().with_context(|| format!("{name:?} has no address"))
 }
@@ -334,7 +338,10 @@ impl ProduceArgs {
             ensure!(even, "--records-per-request is a multiple of --partitions-per-request");
         }
         if self.idempotent {
-            ensure!(self.in_flight <= MAX_IDEMPOTENT_IN_FLIGHT, "--idempotent allows --in-flight {MAX_IDEMPOTENT_IN_FLIGHT}");
+            ensure!(
+                self.in_flight <= MAX_IDEMPOTENT_IN_FLIGHT,
+                "--idempotent allows --in-flight {MAX_IDEMPOTENT_IN_FLIGHT}"
+            );
             ensure!(self.acks == Acks(-1), "--idempotent needs --acks all");
         }
         for config in &self.topic_config {
@@ -342,7 +349,10 @@ impl ProduceArgs {
         }
         let records = self.records_per_batch();
         ensure!(records >= 1, "a batch holds at least one record");
-        ensure!(records.saturating_mul(self.record_bytes) <= MAX_BATCH_BYTES, "a batch holds at most {MAX_BATCH_BYTES} bytes");
+        ensure!(
+            records.saturating_mul(self.record_bytes) <= MAX_BATCH_BYTES,
+            "a batch holds at most {MAX_BATCH_BYTES} bytes"
+        );
         Ok(())
     }
 
@@ -369,7 +379,10 @@ impl ConsumeArgs {
         self.common.validate()?;
         let endless = self.common.duration.is_none() && self.common.records.is_none() && !self.until_end;
         ensure!(!endless, "say when to stop: --duration, --records or --until-end");
-        ensure!(self.max_bytes > 0 && self.partition_max_bytes > 0, "--max-bytes and --partition-max-bytes are above 0");
+        ensure!(
+            self.max_bytes > 0 && self.partition_max_bytes > 0,
+            "--max-bytes and --partition-max-bytes are above 0"
+        );
         ensure!(self.min_bytes >= 0 && self.max_wait_ms >= 0, "--min-bytes and --max-wait-ms are not negative");
         Ok(())
     }

@@ -217,7 +217,13 @@ impl Consumer {
     }
 
     /// Verifies one batch. Gives its records and the bytes of their values.
-    fn verify(&mut self, part: &Fetched<'_>, batch: &BatchView<'_>, now: Instant, start: Instant) -> Result<(u64, u64)> {
+    fn verify(
+        &mut self,
+        part: &Fetched<'_>,
+        batch: &BatchView<'_>,
+        now: Instant,
+        start: Instant,
+    ) -> Result<(u64, u64)> {
         if batch.attributes().is_control() {
             return Ok((0, 0));
         }
@@ -260,7 +266,9 @@ fn describe(partition: i32, offset: i64, stamped: &Stamped, wrong: OutOfOrder) -
         OutOfOrder::Gap { expected } => (format!("{} records are missing before", sequence - expected), expected),
         OutOfOrder::Duplicate { expected } => ("duplicate or out of order".into(), expected),
     };
-    format!("partition {partition}, offset {offset}: {what} sequence {sequence} of producer {producer:x}, expected {expected}")
+    format!(
+        "partition {partition}, offset {offset}: {what} sequence {sequence} of producer {producer:x}, expected {expected}"
+    )
 }
 
 /// Where the partitions of a lane start and end.
@@ -291,7 +299,9 @@ fn position_after(records: &[u8], mut position: i64) -> Result<i64> {
         let batch = match batch {
             Ok(batch) => batch,
             // An answer may end inside a batch.
-            Err(BatchError::Truncated { need, .. }) if whole == 0 => bail!("no whole batch: --partition-max-bytes {need} or more"),
+            Err(BatchError::Truncated { need, .. }) if whole == 0 => {
+                bail!("no whole batch: --partition-max-bytes {need} or more")
+            }
             Err(BatchError::Truncated { .. }) => break,
             Err(error) => return Err(error.into()),
         };

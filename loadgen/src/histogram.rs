@@ -64,7 +64,8 @@ impl Latencies {
 
     /// The distribution in HdrHistogram's text form (`.hgrm`), in milliseconds.
     pub(crate) fn hgrm(&self) -> String {
-        let mut text = format!("{:>12} {:>14} {:>10} {:>14}\n\n", "Value", "Percentile", "TotalCount", "1/(1-Percentile)");
+        let mut text =
+            format!("{:>12} {:>14} {:>10} {:>14}\n\n", "Value", "Percentile", "TotalCount", "1/(1-Percentile)");
         let mut total = 0;
         for step in self.0.iter_quantiles(5) {
             total += step.count_since_last_iteration();
@@ -102,8 +103,7 @@ pub(crate) struct Summary {
 impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let names = ["p50", "p75", "p90", "p99", "p99.9", "p99.99", "max"];
-        let values =
-            [self.p50_ms, self.p75_ms, self.p90_ms, self.p99_ms, self.p99_9_ms, self.p99_99_ms, self.max_ms];
+        let values = [self.p50_ms, self.p75_ms, self.p90_ms, self.p99_ms, self.p99_9_ms, self.p99_99_ms, self.max_ms];
         for (name, value) in names.into_iter().zip(values) {
             write!(f, "{name} {}  ", milliseconds(value))?;
         }

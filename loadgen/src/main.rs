@@ -157,10 +157,13 @@ async fn find_topic(io: Io, address: SocketAddr, name: String, create: Option<Pr
     if let Some((args, partitions)) = wanted {
         connection.create_topic(&name, partitions, args.replication_factor, &args.topic_config).await?;
     }
-    let topic = connection.topic(&io, &name).await?;
+    let topic = connection.topic(&io, &name, wanted.is_some()).await?;
     if let Some((_, partitions)) = wanted {
         let there = topic.leaders.len();
-        ensure!(there == partitions as usize, "topic {name:?} is there with {there} partitions, --create says {partitions}");
+        ensure!(
+            there == partitions as usize,
+            "topic {name:?} is there with {there} partitions, --create says {partitions}"
+        );
     }
     Ok(topic)
 }

@@ -56,9 +56,38 @@ pub(crate) enum Filler {
 }
 
 const WORDS: [&str; 32] = [
-    "partition", "leader", "broker", "offset", "record", "batch", "segment", "journal", "a", "the", "of", "and", "is",
-    "was", "not", "with", "user", "order", "payment", "status", "created", "updated", "amount", "currency", "region",
-    "north", "south", "2024", "17", "true", "false", "null",
+    "partition",
+    "leader",
+    "broker",
+    "offset",
+    "record",
+    "batch",
+    "segment",
+    "journal",
+    "a",
+    "the",
+    "of",
+    "and",
+    "is",
+    "was",
+    "not",
+    "with",
+    "user",
+    "order",
+    "payment",
+    "status",
+    "created",
+    "updated",
+    "amount",
+    "currency",
+    "region",
+    "north",
+    "south",
+    "2024",
+    "17",
+    "true",
+    "false",
+    "null",
 ];
 
 impl Filler {
@@ -169,7 +198,13 @@ struct Fixed {
 
 impl Template {
     /// A batch of `records` records with values of `value_bytes` each.
-    pub(crate) fn new(records: usize, value_bytes: usize, filler: Filler, codec: Codec, random: &mut Random) -> Template {
+    pub(crate) fn new(
+        records: usize,
+        value_bytes: usize,
+        filler: Filler,
+        codec: Codec,
+        random: &mut Random,
+    ) -> Template {
         assert!(records > 0 && value_bytes >= STAMP_BYTES, "settings are validated");
         let mut builder = BatchBuilder::new();
         let mut value = vec![0; value_bytes];
@@ -347,7 +382,9 @@ mod tests {
     #[test]
     fn a_stamped_batch_is_valid_however_often_and_whatever_the_codec() {
         for (records, size) in [(1, 32), (1, 100), (200, 33), (63, 1024), (3, 70_000)] {
-            for (codec, filler) in [(Codec::None, Filler::Random), (Codec::Lz4, Filler::Text), (Codec::Zstd, Filler::Zeros)] {
+            for (codec, filler) in
+                [(Codec::None, Filler::Random), (Codec::Lz4, Filler::Text), (Codec::Zstd, Filler::Zeros)]
+            {
                 let mut template = Template::new(records, size, filler, codec, &mut Random::new(1, 2));
                 let mut kept = Vec::new();
                 for round in 0..3 {

@@ -206,7 +206,14 @@ impl Producer {
     }
 
     /// Stamps the batches of one request and encodes it.
-    fn prepare(&self, correlation_id: i32, due: Instant, now: Instant, next: &mut usize, outgoing: &mut Outgoing) -> Result<()> {
+    fn prepare(
+        &self,
+        correlation_id: i32,
+        due: Instant,
+        now: Instant,
+        next: &mut usize,
+        outgoing: &mut Outgoing,
+    ) -> Result<()> {
         let args = &self.job.args;
         let wall_clock_ms = self.io.wall_clock_ms();
         let mut parts = Vec::with_capacity(args.partitions_per_request);
@@ -234,8 +241,10 @@ impl Producer {
             self.job.run.in_flight(self.job.index, state.in_flight.len());
         });
         let topic = &self.job.topic;
-        let topic_data = vec![TopicProduceData { name: topic.name.as_str().into(), topic_id: topic.id, partition_data }];
-        let request = ProduceRequest { acks: args.acks.0, timeout_ms: REQUEST_TIMEOUT_MS, topic_data, ..Default::default() };
+        let topic_data =
+            vec![TopicProduceData { name: topic.name.as_str().into(), topic_id: topic.id, partition_data }];
+        let request =
+            ProduceRequest { acks: args.acks.0, timeout_ms: REQUEST_TIMEOUT_MS, topic_data, ..Default::default() };
         outgoing.extend(request_frame(self.version, correlation_id, Some(CLIENT_ID), &request)?);
         Ok(())
     }
@@ -354,7 +363,10 @@ impl Partition {
         let index = self.index;
         ensure!(base_offset >= 0, "partition {index}: acknowledged at offset {base_offset}");
         if let Some(expected) = self.next_offset {
-            ensure!(base_offset >= expected, "partition {index}: offset {base_offset} was acknowledged before, {expected} is next");
+            ensure!(
+                base_offset >= expected,
+                "partition {index}: offset {base_offset} was acknowledged before, {expected} is next"
+            );
             ensure!(
                 !alone || base_offset == expected,
                 "partition {index}: acknowledged at offset {base_offset}, {expected} is next (--shared if others write too)"

@@ -118,14 +118,22 @@ impl Report<'_> {
     fn print(&self) {
         let Outcome { totals, seconds, .. } = &self.outcome;
         let rate = |value: u64| per(value as f64, *seconds).unwrap_or(0.0);
-        println!("{} {}: {} partitions, {} connections, seed {}", self.command, self.common.topic, self.partitions, self.common.connections, self.common.seed);
+        println!(
+            "{} {}: {} partitions, {} connections, seed {}",
+            self.command, self.common.topic, self.partitions, self.common.connections, self.common.seed
+        );
         println!(
             "measured    {} records, {:.3} GB, {} requests in {seconds:.3} s",
             totals.records,
             self.gigabytes(),
             totals.requests
         );
-        println!("throughput  {:.0} records/s  {:.1} MB/s  {:.0} requests/s", rate(totals.records), rate(totals.bytes) / 1e6, rate(totals.requests));
+        println!(
+            "throughput  {:.0} records/s  {:.1} MB/s  {:.0} requests/s",
+            rate(totals.records),
+            rate(totals.bytes) / 1e6,
+            rate(totals.requests)
+        );
         println!("latency     {}", self.outcome.latencies.summary());
         println!("            ({})", self.latency);
         self.print_cpu("broker CPU", self.outcome.broker_cpu_s);

@@ -51,7 +51,14 @@ pub(crate) struct Schedule {
 impl Schedule {
     /// `per_second` requests a second in the mean, for connection `lane` of `lanes`. Evenly spread
     /// connections take turns instead of all sending at once.
-    pub(crate) fn new(arrival: Arrival, per_second: f64, burst: u32, start: u64, lane: (usize, usize), seed: u64) -> Schedule {
+    pub(crate) fn new(
+        arrival: Arrival,
+        per_second: f64,
+        burst: u32,
+        start: u64,
+        lane: (usize, usize),
+        seed: u64,
+    ) -> Schedule {
         assert!(per_second > 0.0, "a rate is above zero");
         let interval = 1e9 / per_second;
         let (lane, lanes) = lane;

@@ -264,6 +264,21 @@ pub(crate) struct Topic {
     pub(crate) leaders: BTreeMap<i32, SocketAddr>,
 }
 
+/// Completes when all leaders of a topic that was just created know that they are: the metadata may say so earlier.
+pub(crate) async fn leaders_ready(io: &Io, topic: &Topic) -> Result<()> {
+    let patience = io.now() + LEADERS_PATIENCE;
+    for lane in deal(&topic.leaders, topic.leaders.len())? {
+        let mut connection = Connection::open(io, lane.address).await?;
+        while let Err(error) = connection.list_offsets(&topic.name, &lane.partitions, LATEST).await {
+            if io.now() >= patience {
+                return Err(error.context(format!("topic {:?} is not ready", topic.name)));
+            }
+            io.sleep(RETRY_EVERY).await;
+        }
+    }
+    Ok(())
+}
+
 fn read_topic(answer: &MetadataResponse<'_>, name: &str) -> Result<Result<Topic, i16>> {
     let topic = answer.topics.iter().find(|topic| topic.name.as_deref() == Some(name));
     let topic = topic.with_context(|| format!("the broker does not answer for topic {name:?}"))?;

@@ -164,6 +164,7 @@ async fn find_topic(io: Io, address: SocketAddr, name: String, create: Option<Pr
             there == partitions as usize,
             "topic {name:?} is there with {there} partitions, --create says {partitions}"
         );
+        client::leaders_ready(&io, &topic).await?;
     }
     Ok(topic)
 }

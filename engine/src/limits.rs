@@ -32,7 +32,11 @@ pub const DRAIN_BYTES: usize = 512 << 10;
 pub const SEGMENT_WRITE_BYTES: usize = 1 << 20;
 
 /// Partitions that one core drains at the same time.
-pub const DRAINS_AT_ONCE: usize = 4;
+pub const DRAINS_AT_ONCE: usize = 8;
+
+/// Segments that one core flushes at the same time: a filesystem commits what comes together at once, so that a
+/// checkpoint of a thousand partitions costs some tens of commits.
+pub const FLUSHES_AT_ONCE: usize = 32;
 
 /// A run of whole batches that one checksum of the offset index covers (a larger batch is a run alone).
 pub const RUN_BYTES: usize = 64 << 10;

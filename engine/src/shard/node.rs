@@ -21,7 +21,7 @@ use crate::controller::{ControllerReply, ControllerRequest, MetadataImage, Setti
 use crate::io::local::{self, Bell};
 use crate::io::mailbox::{Mailbox, mailboxes};
 use crate::io::{Class, DetachedStream, Io, OpenMode, Stream};
-use crate::limits::{JOURNAL_FILES, SMALLEST_JOURNAL_FILE, largest_batch};
+use crate::limits::{JOURNAL_FILE_STEP, JOURNAL_FILES, largest_batch};
 use crate::log::checkpoint::{self, Checkpoint};
 use crate::log::journal::{DiskFailure, Journal, JournalConfig, JournalStart, lock};
 use crate::log::recovery::{self, Piece, Recovered, RecoveredJournal, RecoveredLog};
@@ -49,7 +49,7 @@ pub struct NodeConfig {
 impl NodeConfig {
     fn journal_file_bytes(&self) -> u64 {
         let bytes = self.journal_bytes / (self.shards as u64 * JOURNAL_FILES as u64);
-        bytes.max(SMALLEST_JOURNAL_FILE).next_multiple_of(1 << 20)
+        bytes.max(JOURNAL_FILE_STEP).next_multiple_of(JOURNAL_FILE_STEP)
     }
 }
 

@@ -188,7 +188,9 @@ impl Journal {
             return false;
         }
         let size = state.open.size_with(len, state.last_entries.len());
-        if !state.open.is_empty() && size > GROUP_BYTES {
+        // In the smallest files a group leaves room for the next one's copy of its directory.
+        let most = GROUP_BYTES.min(crate::limits::largest_batch(self.config.file_bytes));
+        if !state.open.is_empty() && size > most {
             return false;
         }
         let left = state.current.as_ref().map_or(0, |current| self.config.file_bytes - current.position);

@@ -19,7 +19,7 @@ use crate::wire::{Connection, Lost};
 use crate::{consumer, producer};
 
 /// The topic that is deleted and made again under load.
-const CHURN: &str = "churn";
+pub(crate) const CHURN: &str = "churn";
 
 /// A topic as the clients know it.
 #[derive(Debug, Clone, PartialEq, Eq)]

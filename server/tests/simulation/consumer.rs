@@ -16,7 +16,7 @@ use engine::protocol::{ErrorCode, Uuid};
 use engine::record::{Scratch, batches};
 
 use crate::chance::Chance;
-use crate::clients::{Clients, error, place};
+use crate::clients::{CHURN, Clients, error, place};
 use crate::wire::{Connection, Lost};
 
 /// A partition that a consumer follows.
@@ -160,7 +160,7 @@ impl Consumer {
 /// Whether the followed topic's name stands for it for as long as it lives: one that is deleted and made
 /// again is another one, and by name alone nobody can tell which of them answered.
 fn is_stable(clients: &Clients, followed: &Followed) -> bool {
-    !clients.load.churn || followed.name != "churn"
+    !clients.load.churn || followed.name != CHURN
 }
 
 /// One Fetch of all that is followed: (version, longest wait in ms, most bytes). Whether it gave any record.

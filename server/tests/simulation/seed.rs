@@ -111,6 +111,7 @@ impl Run {
     /// One life, with cores of its own.
     fn life(&mut self, end: End) {
         let shards = self.chance.between(1, 4) as usize;
+        tracing::info!(now = ?self.cluster.world.now(), shards, ?end, "--- a life");
         self.cluster.start(shards);
         self.starts += 1;
         match end {
@@ -150,6 +151,8 @@ impl Run {
     fn crash(&mut self) {
         self.crashes += 1;
         let kind = if self.chance.one_in(2) { CrashKind::PowerLoss } else { CrashKind::Kill };
+        let failures = self.cluster.take_failures();
+        tracing::info!(now = ?self.cluster.world.now(), ?kind, ready = self.cluster.is_ready(), ?failures, "--- a crash");
         self.cluster.world.crash(self.cluster.broker, kind);
         let pause = Duration::from_micros(self.chance.log_below(22));
         self.cluster.world.run_for(pause);

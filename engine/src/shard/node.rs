@@ -453,14 +453,16 @@ fn new_journal(io: &Io) -> JournalStart {
     JournalStart { journal, file_sequence: 1, last_sequence: 0, last_crc: 0 }
 }
 
+/// Makes a directory if it is not there. Its name is flushed also if it is: an earlier start may have been
+/// killed before it came to that, and what is then put into the directory is no safer than its name.
 async fn make_dir(io: &Io, dir: &Path) -> io::Result<()> {
     match io.create_dir(dir).await {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error),
-        Ok(()) => match dir.parent() {
-            Some(parent) => io.sync_dir(parent).await,
-            None => Ok(()),
-        },
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    match dir.parent() {
+        Some(parent) => io.sync_dir(parent).await,
+        None => Ok(()),
     }
 }
 

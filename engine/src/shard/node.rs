@@ -461,6 +461,7 @@ async fn make_dir(io: &Io, dir: &Path) -> io::Result<()> {
         _ => {}
     }
     match dir.parent() {
+        Some(here) if here.as_os_str().is_empty() => io.sync_dir(Path::new(".")).await,
         Some(parent) => io.sync_dir(parent).await,
         None => Ok(()),
     }

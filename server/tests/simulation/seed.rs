@@ -43,7 +43,7 @@ enum End {
 pub(crate) fn live(seed: u64) -> Outcome {
     let mut chance = Chance::new(seed, 0);
     let damage = seed % 2 == 1;
-    let cluster = Cluster::new(seed, Faults::swarm(seed, false), draw_layout(&mut chance));
+    let cluster = Cluster::new(seed, draw_faults(seed, &mut chance), draw_layout(&mut chance));
     let load = draw_load(&mut chance);
     let clients = Clients::new(seed, load, cluster.address, damage);
     clients.start(&cluster.world.io(cluster.clients, 0));
@@ -55,6 +55,25 @@ pub(crate) fn live(seed: u64) -> Outcome {
     let history = run.clients.history.take();
     let (summary, violations) = history.finish();
     Outcome { summary, crashes: run.crashes, starts: run.starts, coverage, violations, trace }
+}
+
+/// The simulator's swarm, in some seeds with rarer classes far more often: each of them ends a life, and a seed
+/// has few.
+fn draw_faults(seed: u64, chance: &mut Chance) -> Faults {
+    let mut faults = Faults::swarm(seed, false);
+    let more = *chance.pick(&[1.0, 1.0, 5.0, 20.0]);
+    for rate in [
+        &mut faults.read_error,
+        &mut faults.write_error,
+        &mut faults.sync_error,
+        &mut faults.canceled,
+        &mut faults.no_space,
+        &mut faults.stall,
+        &mut faults.reset,
+    ] {
+        *rate *= more;
+    }
+    faults
 }
 
 fn draw_layout(chance: &mut Chance) -> Layout {
@@ -95,8 +114,8 @@ struct Run {
 impl Run {
     /// Lives that end badly, some of them before they have begun.
     fn hard_times(&mut self) {
-        let lives = self.chance.between(2, 5);
-        let quota = LEAST_ACKNOWLEDGED / lives + 1;
+        let lives = self.chance.between(4, 9);
+        let quota = 3 * LEAST_ACKNOWLEDGED / lives;
         for _ in 0..lives {
             while self.chance.one_in(3) {
                 self.life(End::Steps(self.chance.clone().log_below(12)));

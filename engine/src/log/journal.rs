@@ -265,6 +265,14 @@ impl Journal {
         self.state.borrow().full.len() + 1
     }
 
+    /// The oldest file with a group that has not been handed out yet: its partitions cannot know of it.
+    pub fn oldest_unsettled_file(&self) -> Option<u64> {
+        let state = self.state.borrow();
+        let in_flight = state.in_flight.iter().filter_map(|written| written.group.as_ref());
+        let durable = state.durable.iter().map(|durable| &durable.group);
+        in_flight.chain(durable).map(|group| group.place.lineage.file_sequence).min()
+    }
+
     /// Bytes appended since the start.
     pub fn appended_bytes(&self) -> u64 {
         self.state.borrow().appended_bytes

@@ -123,14 +123,18 @@ impl Shard {
         if planted!(RecycleBeforeSegmentFlush) {
             self.journal.release_before(target);
         }
-        self.write_checkpoint(target).await?;
-        // A log that grew meanwhile may still need an old file: then it is the next checkpoint's.
-        let logs = logs(&self.partitions.borrow());
-        let oldest = logs.iter().filter_map(|log| log.borrow().oldest_journal_file()).min();
-        if oldest.is_none_or(|oldest| oldest >= target) {
-            self.journal.release_before(target);
-        }
+        let replay_from = self.oldest_needed_file().map_or(target, |oldest| oldest.min(target));
+        self.write_checkpoint(replay_from).await?;
+        self.journal.release_before(replay_from);
         Ok(())
+    }
+
+    /// The oldest journal file that holds something which is in no segment: also of groups that were in flight when
+    /// the logs were looked at, and of logs that have grown since.
+    fn oldest_needed_file(&self) -> Option<u64> {
+        let logs = logs(&self.partitions.borrow());
+        let needed = logs.iter().filter_map(|log| log.borrow().oldest_journal_file());
+        needed.chain(self.journal.oldest_unsettled_file()).min()
     }
 
     /// Puts what small logs have in old files into the journal once more; gives back those for which there
@@ -159,6 +163,10 @@ impl Shard {
     pub(super) async fn write_checkpoint(self: &Rc<Shard>, replay_from: u64) -> io::Result<()> {
         let mut checkpoint = self.checkpoint.borrow_mut().take().expect("one checkpoint is written at a time");
         let result = self.write_checkpoint_to(&mut checkpoint, replay_from).await;
+        if result.is_err() {
+            // What the logs think is written down may not be: the next one holds them all, in files of its own.
+            checkpoint.begin_anew();
+        }
         *self.checkpoint.borrow_mut() = Some(checkpoint);
         result
     }

@@ -288,7 +288,13 @@ impl History {
                     true => format!("value {} was {told}; its offset answers CORRUPT_MESSAGE", slot.value),
                     false => format!("value {} was {told}", slot.value),
                 };
-                Violation { rule: Rule::Lost, partition: Some(*partition), offset: *offset, value: Some(slot.value), what }
+                Violation {
+                    rule: Rule::Lost,
+                    partition: Some(*partition),
+                    offset: *offset,
+                    value: Some(slot.value),
+                    what,
+                }
             }));
         }
         self.violations.extend(lost);

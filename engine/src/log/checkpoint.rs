@@ -66,7 +66,17 @@ fn path(dir: &Path, generation: u64, mirror: usize) -> PathBuf {
 impl Checkpoint {
     /// The successor of `generation`; the first write makes its files.
     pub fn after(io: Io, dir: PathBuf, generation: u64) -> Checkpoint {
-        Checkpoint { io, dir, generation, superseded: Vec::new(), files: None, position: 0, snapshot_bytes: 0, index: 0, last_crc: 0 }
+        Checkpoint {
+            io,
+            dir,
+            generation,
+            superseded: Vec::new(),
+            files: None,
+            position: 0,
+            snapshot_bytes: 0,
+            index: 0,
+            last_crc: 0,
+        }
     }
 
     /// Whether the next frame must hold every partition.

@@ -222,8 +222,10 @@ async fn step(
 async fn make(clients: &Clients, chance: &mut Chance, connection: &mut Connection, name: &str) -> Result<(), Lost> {
     let partitions = chance.between(1, 4) as i32;
     let configs = clients.load.configs.iter();
-    let config =
-        |(name, value): &(String, String)| CreatableTopicConfig { name: name.clone().into(), value: Some(value.clone().into()) };
+    let config = |(name, value): &(String, String)| CreatableTopicConfig {
+        name: name.clone().into(),
+        value: Some(value.clone().into()),
+    };
     let topic = CreatableTopic {
         name: name.into(),
         num_partitions: partitions,

@@ -85,7 +85,10 @@ impl Report {
         let failed = self.failed.iter().map(|(seed, wrong)| {
             format!("seed {seed}: {} (SEED={seed} cargo test -p corelog --test simulation)", wrong[0])
         });
-        let silent = self.coverage.iter().filter(|(class, times)| *times == 0 && self.seeds >= SEEDS_FOR_COVERAGE && !is_damage(*class));
+        let silent = self
+            .coverage
+            .iter()
+            .filter(|(class, times)| *times == 0 && self.seeds >= SEEDS_FOR_COVERAGE && !is_damage(*class));
         failed.chain(silent.map(|(class, _)| format!("{class:?} never happened"))).collect()
     }
 }

@@ -341,6 +341,7 @@ impl Shard {
         let (Some(seat), Some((end, durable_end))) = (seats.get_mut(&id), ends) else { return };
         for (ticket, reply) in replies {
             let to = seat.tickets.remove(&ticket).expect("a ticket is answered once");
+            let end = if planted!(CoordinatorAnswersEarly) { durable_end } else { end };
             seat.answers.push_back((end, to, reply));
         }
         drop(seats);

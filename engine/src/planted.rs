@@ -38,11 +38,17 @@ pub enum Bug {
     SnapshotHoldsCutOffBatch,
     /// A producer id is answered before its block is durable.
     ProducerIdReused,
+    /// A partition of a consumer group is given to a member before another has given it up.
+    AssignBeforeRevoke,
+    /// Offsets of a member whose generation is over are accepted.
+    FencedGenerationCommits,
+    /// A coordinator answers before what it has decided is durable.
+    CoordinatorAnswersEarly,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 15] = [
+    pub const ALL: [Bug; 18] = [
         Bug::AcknowledgeBeforeFlush,
         Bug::AcknowledgePastGap,
         Bug::NoIncarnationGuard,
@@ -58,6 +64,9 @@ impl Bug {
         Bug::DuplicateAnsweredEarly,
         Bug::SnapshotHoldsCutOffBatch,
         Bug::ProducerIdReused,
+        Bug::AssignBeforeRevoke,
+        Bug::FencedGenerationCommits,
+        Bug::CoordinatorAnswersEarly,
     ];
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::controller::image::MetadataImage;
+use crate::coordinator;
 use crate::io::Instant;
 pub use crate::log::PartitionId;
 use crate::protocol::ErrorCode;
@@ -32,6 +33,8 @@ pub enum Request {
     ListOffsets(Vec<ListOffset>),
     /// The end offset of a leader epoch.
     EpochEnd(Vec<EpochEnd>),
+    /// Ask the coordinator over that partition of an internal topic.
+    Coordinate(PartitionId, coordinator::Request),
     /// Make the shard's partitions those of this image; answered when they are.
     Apply(Arc<MetadataImage>),
     /// Drain everything to segments, write the clean-stop marker; answered when nothing is left to replay.
@@ -51,6 +54,8 @@ pub enum Reply {
     ListOffsets(Vec<ListedOffset>),
     /// One result for each part, in order.
     EpochEnd(Vec<EpochEnded>),
+    /// The coordinator's answer.
+    Coordinate(coordinator::Reply),
     /// The image is in force on this shard.
     Apply,
     /// The shard has stopped.

@@ -38,11 +38,15 @@ pub enum Bug {
     SnapshotHoldsCutOffBatch,
     /// A producer id is answered before its block is durable.
     ProducerIdReused,
+    /// A partition takes a transaction marker of an epoch that has passed.
+    MarkerOfPreviousEpochAccepted,
+    /// The last stable offset passes an open transaction.
+    StableOffsetAheadOfOpenTransaction,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 15] = [
+    pub const ALL: [Bug; 17] = [
         Bug::AcknowledgeBeforeFlush,
         Bug::AcknowledgePastGap,
         Bug::NoIncarnationGuard,
@@ -58,6 +62,8 @@ impl Bug {
         Bug::DuplicateAnsweredEarly,
         Bug::SnapshotHoldsCutOffBatch,
         Bug::ProducerIdReused,
+        Bug::MarkerOfPreviousEpochAccepted,
+        Bug::StableOffsetAheadOfOpenTransaction,
     ];
 }
 

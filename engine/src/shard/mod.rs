@@ -10,6 +10,8 @@ pub mod node;
 pub mod partition;
 pub mod purgatory;
 pub mod quorum;
+mod transactions;
+pub mod verification;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -30,7 +32,7 @@ use crate::log::partition_log::LogRecord;
 use crate::log::reader::{self, Found, OpenSegments, TimedOffset, Wanted};
 use crate::log::{Log, PartitionId};
 use crate::protocol::ErrorCode;
-use crate::record::Scratch;
+use crate::record::{Scratch, batches};
 
 use message::{
     Await, EpochEnd, EpochEnded, ListOffset, ListedOffset, Produce, Produced, Read, ReadFrom, ReadPart, Reply, Request,
@@ -170,6 +172,16 @@ impl Shard {
             Request::EpochEnd(parts) => {
                 reply.send(Reply::EpochEnd(parts.iter().map(|part| self.epoch_end(part)).collect()))
             }
+            Request::VerifyTransactions(parts) => {
+                reply.send(Reply::VerifyTransactions(parts.iter().map(|part| self.verify_transaction(part)).collect()))
+            }
+            Request::WriteMarkers(parts) => {
+                let shard = self.clone();
+                self.io.spawn(Class::Foreground, async move { shard.write_markers(parts, reply).await });
+            }
+            Request::DescribeProducers(ids) => {
+                reply.send(Reply::DescribeProducers(ids.into_iter().map(|id| self.describe_producers(id)).collect()))
+            }
             Request::Apply(image) => {
                 self.applies.borrow_mut().push_back((image, reply));
                 self.apply_bell.ring();
@@ -221,7 +233,7 @@ impl Shard {
         let Some(partition) = partitions.get_mut(&part.id) else {
             return (Produced::refused(ErrorCode::NotLeaderOrFollower), None);
         };
-        match partition.append(&self.journal, &batch) {
+        match partition.append(&self.journal, &batch, part.guard) {
             Outcome::Answered(result) => (result, None),
             Outcome::Appended(_, result) if produce.acks == 0 || partition.is_relaxed() => (result, None),
             Outcome::Appended(end, result) => (result, Some((part.id, end))),
@@ -254,17 +266,21 @@ impl Shard {
         reply: ReplyTo,
     ) {
         let waiting = ends.iter().map(Option::is_some).collect();
-        let pending = PendingProduce::new(results, waiting, reply, &self.purgatory);
-        let mut partitions = self.partitions.borrow_mut();
+        let pending = PendingProduce::new(results, waiting, reply, &self.purgatory, Reply::Produce);
         for (index, end) in ends.into_iter().enumerate() {
-            let Some((id, end)) = end else { continue };
-            match partitions.get_mut(&id) {
-                Some(partition) if partition.log.borrow().durable_end_offset() >= end => pending.settle(index, None),
-                Some(partition) => partition.wait_durable(end, &pending, index),
-                None => pending.settle(index, Some(ErrorCode::NotLeaderOrFollower)),
+            if let Some((id, end)) = end {
+                self.settle_when_durable(id, end, &pending, index);
             }
         }
         pending.expire_at(produce.deadline);
+    }
+
+    fn settle_when_durable(&self, id: PartitionId, end: i64, pending: &Rc<PendingProduce>, index: usize) {
+        match self.partitions.borrow_mut().get_mut(&id) {
+            Some(partition) if partition.log.borrow().durable_end_offset() >= end => pending.settle(index, None),
+            Some(partition) => partition.wait_durable(end, pending, index),
+            None => pending.settle(index, Some(ErrorCode::NotLeaderOrFollower)),
+        }
     }
 
     /// Hands each durable group to its partitions, for ever.
@@ -302,7 +318,9 @@ impl Shard {
         let pending = PendingAwait::new(reply, wait.deadline, &self.purgatory);
         let mut partitions = self.partitions.borrow_mut();
         for (id, seen_end) in &wait.parts {
-            let waits = partitions.get_mut(id).is_some_and(|partition| partition.wait_news(*seen_end, &pending));
+            let waits = partitions
+                .get_mut(id)
+                .is_some_and(|partition| partition.wait_news(*seen_end, wait.read_committed, &pending));
             if !waits {
                 return pending.answer();
             }
@@ -314,7 +332,7 @@ impl Shard {
         let mut found_any = false;
         let mut parts = Vec::with_capacity(read.parts.len());
         for from in &read.parts {
-            let part = self.read_part(from, left, !found_any).await;
+            let part = self.read_part(from, read.read_committed, left, !found_any).await;
             let bytes: usize = part.records.iter().map(bytes::Bytes::len).sum();
             left = left.saturating_sub(bytes);
             found_any |= bytes > 0;
@@ -323,7 +341,7 @@ impl Shard {
         parts
     }
 
-    async fn read_part(&self, from: &ReadFrom, left: usize, at_least_one: bool) -> ReadPart {
+    async fn read_part(&self, from: &ReadFrom, read_committed: bool, left: usize, at_least_one: bool) -> ReadPart {
         let (frame, log) = {
             let partitions = self.partitions.borrow();
             let Some(partition) = partitions.get(&from.id) else {
@@ -337,11 +355,13 @@ impl Shard {
         if frame.error != ErrorCode::None || frame.diverging_epoch.is_some() {
             return frame;
         }
-        let bound = frame.high_watermark.min(log.borrow().durable_end_offset());
+        let visible = if read_committed { frame.last_stable_offset } else { frame.high_watermark };
+        let bound = visible.min(log.borrow().durable_end_offset());
         let found =
             reader::read(&self.io, &log, &self.opened, from.offset, bound, left.min(from.max_bytes), at_least_one)
                 .await;
         match found {
+            Ok(Found::Batches(records)) if read_committed => self.with_aborted(from, &log, records, frame).await,
             Ok(Found::Batches(records)) => ReadPart { records, ..frame },
             Ok(Found::Damaged) => ReadPart::refused(ErrorCode::CorruptMessage),
             // A segment may go away under a reader: with its topic, or behind the log's start.
@@ -350,6 +370,28 @@ impl Shard {
             }
             Err(error) => {
                 tracing::error!(partition = %from.id, "a read failed: {error}");
+                ReadPart::refused(ErrorCode::KafkaStorageError)
+            }
+        }
+    }
+
+    /// The records with the aborted transactions that a reader must leave out of them.
+    async fn with_aborted(
+        &self,
+        from: &ReadFrom,
+        log: &SharedLog,
+        records: Vec<bytes::Bytes>,
+        frame: ReadPart,
+    ) -> ReadPart {
+        let last = records.last().and_then(|chunk| batches(chunk).map_while(Result::ok).last());
+        let Some(end) = last.map(|batch| batch.last_offset() + 1) else { return frame };
+        match reader::aborted_transactions(&self.io, log, &self.opened, from.offset, end).await {
+            Ok(found) => {
+                let aborted_transactions = found.iter().map(|found| (found.producer_id, found.first_offset)).collect();
+                ReadPart { records, aborted_transactions, ..frame }
+            }
+            Err(error) => {
+                tracing::error!(partition = %from.id, "aborted transactions cannot be read: {error}");
                 ReadPart::refused(ErrorCode::KafkaStorageError)
             }
         }
@@ -372,10 +414,10 @@ impl Shard {
             if error != ErrorCode::None {
                 return unknown(error);
             }
-            if let Some(named) = partition.named_offset(part.timestamp) {
+            if let Some(named) = partition.named_offset(part.timestamp, part.read_committed) {
                 return named;
             }
-            let end = partition.log.borrow().durable_end_offset();
+            let end = partition.visible_end(part.read_committed);
             (partition.log.clone(), end)
         };
         let wanted = if part.timestamp == -3 { Wanted::Greatest } else { Wanted::AtOrAfter(part.timestamp) };

@@ -68,7 +68,7 @@ pub fn start(broker: &Rc<Broker>, call: Call) -> Result<Pending, Refusal> {
             let id = checks.partition(topic, data.index, records);
             let error = id.err().unwrap_or(ErrorCode::None);
             if let Ok(id) = id {
-                fan.add(id, outcomes.len(), ProducePart { id, records: call.share(records) });
+                fan.add(id, outcomes.len(), ProducePart { id, records: call.share(records), guard: None });
             }
             outcomes.push(Outcome { partition: data.index, id: id.ok(), produced: unappended(error) });
         }

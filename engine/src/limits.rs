@@ -49,6 +49,13 @@ pub const CACHED_INDEXES: usize = 256;
 /// Open segment files that one core keeps for reading.
 pub const OPEN_SEGMENTS: usize = 512;
 
+/// A coordinator's batch, in bytes, unless a single record is larger; so much room is waited for before each of
+/// its decisions. Most decisions are one record of some hundred bytes.
+pub const COORDINATOR_BATCH_BYTES: usize = 64 << 10;
+
+/// Bytes of a coordinator's log that its load holds in memory at a time.
+pub const COORDINATOR_LOAD_BYTES: usize = 1 << 20;
+
 /// Batches of a producer that are kept to recognise duplicates. Kafka's number, which clients rely on: at
 /// most five requests of an idempotent producer are in flight.
 pub const BATCHES_PER_PRODUCER: usize = 5;

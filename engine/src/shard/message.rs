@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::controller::image::MetadataImage;
+use crate::coordinator;
 use crate::io::Instant;
 pub use crate::log::PartitionId;
 pub use crate::log::producer_state::ActiveProducer;
@@ -40,6 +41,8 @@ pub enum Request {
     WriteMarkers(Vec<MarkerPart>),
     /// The producers that partitions remember.
     DescribeProducers(Vec<PartitionId>),
+    /// Ask the coordinator over that partition of an internal topic.
+    Coordinate(PartitionId, coordinator::Request),
     /// Make the shard's partitions those of this image; answered when they are.
     Apply(Arc<MetadataImage>),
     /// Drain everything to segments, write the clean-stop marker; answered when nothing is left to replay.
@@ -65,6 +68,8 @@ pub enum Reply {
     WriteMarkers(Vec<ErrorCode>),
     /// One result for each partition, in order.
     DescribeProducers(Vec<Result<Vec<ActiveProducer>, ErrorCode>>),
+    /// The coordinator's answer.
+    Coordinate(coordinator::Reply),
     /// The image is in force on this shard.
     Apply,
     /// The shard has stopped.

@@ -4,6 +4,7 @@
 //! after another, so that a connection's order is its partitions' order; what must wait for stable storage
 //! waits in the [`purgatory`], not in the loop. [`node`] is what ties the cores of a broker together.
 
+mod coordinator;
 pub mod housekeeping;
 pub mod message;
 pub mod node;
@@ -20,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::controller::MetadataImage;
+use crate::controller::{MetadataImage, Settings};
 use crate::controller::image::Topic;
 use crate::io::local::Bell;
 use crate::io::{Class, Io};
@@ -34,6 +35,7 @@ use crate::log::{Log, PartitionId};
 use crate::protocol::ErrorCode;
 use crate::record::{Scratch, batches};
 
+use coordinator::Coordinators;
 use message::{
     Await, EpochEnd, EpochEnded, ListOffset, ListedOffset, Produce, Produced, Read, ReadFrom, ReadPart, Reply, Request,
 };
@@ -47,6 +49,10 @@ pub use node::{Core, Message, NodeConfig, StartError, node_mailboxes, start};
 pub struct Shard {
     io: Io,
     data_dir: PathBuf,
+    settings: Arc<Settings>,
+    /// The newest image that has been applied.
+    image: RefCell<Arc<MetadataImage>>,
+    coordinators: Coordinators,
     number: usize,
     shards: usize,
     journal: Journal,
@@ -88,6 +94,10 @@ pub struct ShardStart {
     pub io: Io,
     /// The broker's data directory.
     pub data_dir: PathBuf,
+    /// The broker's static settings.
+    pub settings: Arc<Settings>,
+    /// The image that the shard starts from.
+    pub image: Arc<MetadataImage>,
     /// This shard's number, and how many there are.
     pub number: (usize, usize),
     /// The journal, which has begun.
@@ -108,6 +118,9 @@ impl Shard {
         Rc::new(Shard {
             io: start.io,
             data_dir: start.data_dir,
+            settings: start.settings,
+            image: RefCell::new(start.image),
+            coordinators: Coordinators::default(),
             number: start.number.0,
             shards: start.number.1,
             journal: start.journal,
@@ -143,6 +156,10 @@ impl Shard {
         self.io.spawn(Class::Foreground, async move { shard.purgatory.run(&shard.io).await });
         let shard = self.clone();
         self.io.spawn(Class::Background, async move { shard.keep_house().await });
+        let image = self.image.borrow().clone();
+        self.open_coordinators(&image);
+        let shard = self.clone();
+        self.io.spawn(Class::Foreground, async move { shard.coordinate().await });
     }
 
     /// Starts the task that hands durable groups to their partitions.
@@ -182,6 +199,7 @@ impl Shard {
             Request::DescribeProducers(ids) => {
                 reply.send(Reply::DescribeProducers(ids.into_iter().map(|id| self.describe_producers(id)).collect()))
             }
+            Request::Coordinate(id, request) => self.coordinators.request(id, request, reply),
             Request::Apply(image) => {
                 self.applies.borrow_mut().push_back((image, reply));
                 self.apply_bell.ring();
@@ -306,6 +324,7 @@ impl Shard {
             for id in touched {
                 if let Some(partition) = partitions.get_mut(&id) {
                     partition.on_durable();
+                    self.coordinators.settle(id, partition.log.borrow().durable_end_offset());
                 }
             }
             self.cache.borrow_mut().evict(&partitions);
@@ -442,12 +461,14 @@ impl Shard {
     }
 
     /// Applies images in their order, for ever.
-    async fn apply_images(&self) {
+    async fn apply_images(self: &Rc<Shard>) {
         loop {
             let (image, reply) = self.apply_bell.until(|| self.applies.borrow_mut().pop_front()).await;
-            if let Err(error) = self.apply(&image).await {
-                self.failure.set(format!("a change of topics failed on disk: {error}"));
+            match self.apply(&image).await {
+                Ok(()) => self.open_coordinators(&image),
+                Err(error) => self.failure.set(format!("a change of topics failed on disk: {error}")),
             }
+            *self.image.borrow_mut() = image;
             reply.send(Reply::Apply);
         }
     }
@@ -496,6 +517,7 @@ impl Shard {
     async fn remove(&self, id: PartitionId) -> io::Result<()> {
         let Some(mut partition) = self.partitions.borrow_mut().remove(&id) else { return Ok(()) };
         partition.close(ErrorCode::UnknownTopicOrPartition);
+        self.coordinators.close(id);
         let log = partition.log.clone();
         log.borrow_mut().mark_deleted();
         self.drained.until(|| (!log.borrow().is_draining()).then_some(())).await;

@@ -366,6 +366,8 @@ impl Core {
         let shard = Shard::new(ShardStart {
             io: io.clone(),
             data_dir: config.data_dir.clone(),
+            settings: config.settings.clone(),
+            image: start.image.clone(),
             number: (io.core(), config.shards),
             journal: journal.clone(),
             failure: self.0.failure.clone(),

@@ -244,6 +244,12 @@ impl Partition {
         Outcome::Appended(appended.end_offset, done(appended.base_offset, batch.log_append_time_ms.unwrap_or(-1)))
     }
 
+    /// Appends a batch that this broker itself made. The journal has room.
+    pub fn append_own(&mut self, journal: &Journal, batch: &[u8]) {
+        let view = BatchView::parse(batch).expect("the broker's own batches parse");
+        self.log.borrow_mut().append(journal, &view, self.leader_epoch);
+    }
+
     /// Answers the part when the durable end has reached `end_offset`.
     pub fn wait_durable(&mut self, end_offset: i64, pending: &Rc<PendingProduce>, part: usize) {
         let at = self.produces.iter().rposition(|waiting| waiting.0 <= end_offset).map_or(0, |before| before + 1);

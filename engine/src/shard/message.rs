@@ -43,6 +43,8 @@ pub enum Request {
     DescribeProducers(Vec<PartitionId>),
     /// Ask the coordinator over that partition of an internal topic.
     Coordinate(PartitionId, coordinator::Request),
+    /// The same, for records within the producer's transaction. The guard is needed if they open it there.
+    CoordinateInTransaction(PartitionId, coordinator::Request, coordinator::Producer, Option<Guard>),
     /// Make the shard's partitions those of this image; answered when they are.
     Apply(Arc<MetadataImage>),
     /// Drain everything to segments, write the clean-stop marker; answered when nothing is left to replay.

@@ -21,9 +21,9 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::controller::{MetadataImage, Settings};
 use crate::controller::image::Topic;
-use crate::io::local::Bell;
+use crate::controller::{MetadataImage, Settings};
+use crate::io::local::{self, Bell};
 use crate::io::{Class, Io};
 use crate::limits::DRAIN_BYTES;
 use crate::log::checkpoint::Checkpoint;
@@ -53,6 +53,8 @@ pub struct Shard {
     /// The newest image that has been applied.
     image: RefCell<Arc<MetadataImage>>,
     coordinators: Coordinators,
+    /// Requests to other shards.
+    outgoing: Outgoing,
     number: usize,
     shards: usize,
     journal: Journal,
@@ -79,6 +81,13 @@ pub struct Shard {
     stopping: Cell<bool>,
     /// Whether drains and checkpoints are under way.
     keeping_house: Cell<bool>,
+}
+
+/// What this shard asks of others, on its way to the mailbox.
+#[derive(Default)]
+pub(crate) struct Outgoing {
+    queue: RefCell<VecDeque<(usize, Request, local::Sender<Reply>)>>,
+    bell: Bell,
 }
 
 /// Which cached chunks were made durable first: they are the first to go.
@@ -121,6 +130,7 @@ impl Shard {
             settings: start.settings,
             image: RefCell::new(start.image),
             coordinators: Coordinators::default(),
+            outgoing: Outgoing::default(),
             number: start.number.0,
             shards: start.number.1,
             journal: start.journal,
@@ -160,12 +170,31 @@ impl Shard {
         self.open_coordinators(&image);
         let shard = self.clone();
         self.io.spawn(Class::Foreground, async move { shard.coordinate().await });
+        let shard = self.clone();
+        self.io.spawn(Class::Foreground, async move { shard.send_markers().await });
     }
 
     /// Starts the task that hands durable groups to their partitions.
     pub fn run_settling(self: &Rc<Shard>) {
         let shard = self.clone();
         self.io.spawn(Class::Foreground, async move { shard.settle_durable_groups().await });
+    }
+
+    /// Asks the shard of that number, which may be this one.
+    fn ask(self: &Rc<Shard>, shard: usize, request: Request) -> local::Receiver<Reply> {
+        let (sender, receiver) = local::oneshot();
+        if shard == self.number {
+            self.handle(request, ReplyTo::Local(sender));
+        } else {
+            self.outgoing.queue.borrow_mut().push_back((shard, request, sender));
+            self.outgoing.bell.ring();
+        }
+        receiver
+    }
+
+    /// The next request of this shard to another one.
+    pub(super) async fn next_outgoing(&self) -> (usize, Request, local::Sender<Reply>) {
+        self.outgoing.bell.until(|| self.outgoing.queue.borrow_mut().pop_front()).await
     }
 
     /// Takes a request. Produces are judged in the order of these calls; others are answered when they can be.
@@ -199,7 +228,10 @@ impl Shard {
             Request::DescribeProducers(ids) => {
                 reply.send(Reply::DescribeProducers(ids.into_iter().map(|id| self.describe_producers(id)).collect()))
             }
-            Request::Coordinate(id, request) => self.coordinators.request(id, request, reply),
+            Request::Coordinate(id, request) => self.coordinators.request(id, request, None, reply),
+            Request::CoordinateInTransaction(id, request, producer, guard) => {
+                self.coordinators.request(id, request, Some((producer, guard)), reply)
+            }
             Request::Apply(image) => {
                 self.applies.borrow_mut().push_back((image, reply));
                 self.apply_bell.ring();

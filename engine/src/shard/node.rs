@@ -234,6 +234,16 @@ impl Core {
         }
     }
 
+    /// Sends on what the shard asks of others, for ever.
+    async fn forward(&self, shard: &Shard) {
+        loop {
+            let (to, request, sender) = shard.next_outgoing().await;
+            let token = self.token();
+            self.0.replies.borrow_mut().insert(token, sender);
+            self.send(to, Message::Request(self.0.io.core(), token, request));
+        }
+    }
+
     fn token(&self) -> u64 {
         let token = self.0.next_token.get();
         self.0.next_token.set(token + 1);
@@ -325,7 +335,10 @@ impl Core {
                 Message::Ready(ready) => {
                     let image = ready?;
                     shard.expect("a broker is ready only if each shard is");
-                    self.0.shard.borrow().as_ref().expect("the shard was adopted").run();
+                    let shard = self.0.shard.borrow().clone().expect("the shard was adopted");
+                    shard.run();
+                    let core = self.clone();
+                    self.0.io.spawn(Class::Foreground, async move { core.forward(&shard).await });
                     // Whatever else came early is a request: it is served as such.
                     early.into_iter().for_each(|message| self.receive(message));
                     return Ok(image);

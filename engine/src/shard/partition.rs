@@ -21,7 +21,7 @@ use crate::log::journal::Journal;
 use crate::log::partition_log::LogConfig;
 use crate::log::producer_state::{Incoming, SequenceCheck};
 use crate::protocol::ErrorCode;
-use crate::record::batch::BatchView;
+use crate::record::batch::{BatchView, NO_SEQUENCE};
 use crate::record::control::end_transaction_marker;
 use crate::record::validate::{Append, Origin, Rejected};
 use crate::record::{Codec, Scratch, TimestampType, TopicRules, Validated, validate};
@@ -180,6 +180,25 @@ impl Partition {
         self.verifications.check(batch.producer_id, batch.first_sequence, guard, known)
     }
 
+    /// Whether a coordinator may append records in the producer's transaction.
+    ///
+    /// # Errors
+    /// INVALID_PRODUCER_EPOCH, or INVALID_TXN_STATE if the transaction is not open here and the guard is void.
+    pub fn check_own(&mut self, producer_id: i64, epoch: i16, guard: Option<Guard>) -> Result<(), ErrorCode> {
+        let (first_sequence, last_sequence) = (NO_SEQUENCE, NO_SEQUENCE);
+        let incoming = Incoming { producer_id, epoch, first_sequence, last_sequence, transactional: true };
+        let mut log = self.log.borrow_mut();
+        match log.producers().check(&incoming) {
+            SequenceCheck::Reject(error) => Err(error),
+            SequenceCheck::Append | SequenceCheck::Duplicate(_) => self.check_transaction(&mut log, &incoming, guard),
+        }
+    }
+
+    /// The epoch of its leader.
+    pub fn leader_epoch(&self) -> i32 {
+        self.leader_epoch
+    }
+
     /// Ends a transaction: gives the offset that must be durable. The journal has room.
     ///
     /// # Errors
@@ -247,6 +266,9 @@ impl Partition {
     /// Appends a batch that this broker itself made. The journal has room.
     pub fn append_own(&mut self, journal: &Journal, batch: &[u8]) {
         let view = BatchView::parse(batch).expect("the broker's own batches parse");
+        if view.attributes().is_transactional() {
+            self.verifications.end(view.producer_id());
+        }
         self.log.borrow_mut().append(journal, &view, self.leader_epoch);
     }
 

@@ -70,7 +70,7 @@ impl Verifications {
     ) -> Result<(), ErrorCode> {
         let entry = self.entries.get(&producer_id).filter(|entry| Some(entry.guard) == guard);
         let entry = entry.ok_or(ErrorCode::InvalidTxnState)?;
-        let starts_late = entry.bumps_epoch && !known && first_sequence != 0;
+        let starts_late = entry.bumps_epoch && !known && first_sequence > 0;
         if first_sequence > entry.lowest_sequence || starts_late {
             return Err(ErrorCode::OutOfOrderSequenceNumber);
         }

@@ -109,6 +109,11 @@ impl Connection {
         }
     }
 
+    /// The other end's address.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
     fn report(&self, end: &End) {
         match end {
             End::Closed => tracing::trace!(peer = %self.peer, "connection closed"),

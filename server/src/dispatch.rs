@@ -24,6 +24,15 @@ pub const SERVED: &[ApiKey] = &[
     ApiKey::Fetch,
     ApiKey::ListOffsets,
     ApiKey::Metadata,
+    ApiKey::OffsetCommit,
+    ApiKey::OffsetFetch,
+    ApiKey::FindCoordinator,
+    ApiKey::JoinGroup,
+    ApiKey::Heartbeat,
+    ApiKey::LeaveGroup,
+    ApiKey::SyncGroup,
+    ApiKey::DescribeGroups,
+    ApiKey::ListGroups,
     ApiKey::SaslHandshake,
     ApiKey::ApiVersions,
     ApiKey::CreateTopics,
@@ -33,8 +42,10 @@ pub const SERVED: &[ApiKey] = &[
     ApiKey::DescribeConfigs,
     ApiKey::AlterConfigs,
     ApiKey::CreatePartitions,
+    ApiKey::DeleteGroups,
     ApiKey::IncrementalAlterConfigs,
     ApiKey::ListPartitionReassignments,
+    ApiKey::OffsetDelete,
     ApiKey::DescribeCluster,
     ApiKey::DescribeTopicPartitions,
 ];
@@ -201,15 +212,35 @@ impl Pending {
     }
 }
 
-/// Starts a request. A Produce has entered its shards' queues when this returns, a Fetch is under way; any
-/// other request is done.
+/// Starts a request. A Produce has entered its shards' queues when this returns, a Fetch is under way, and so
+/// is what waits for other members of a group; any other request is done.
 ///
 /// # Errors
 /// What closes the connection.
 pub async fn start(broker: &Rc<Broker>, connection: &Rc<Connection>, call: Call) -> Result<Pending, Refusal> {
     let answer = match call.api_key {
         ApiKey::Produce => return produce::start(broker, call),
-        ApiKey::Fetch => return Ok(spawn_fetch(broker, connection, call)),
+        ApiKey::Fetch => {
+            let (of_task, connection) = (broker.clone(), connection.clone());
+            return Ok(spawn(broker, async move { handlers::fetch::answer(&of_task, &connection, call).await }));
+        }
+        ApiKey::JoinGroup => {
+            let (of_task, peer) = (broker.clone(), connection.peer());
+            return Ok(spawn(broker, async move { handlers::groups::join(&of_task, &call, peer).await }));
+        }
+        ApiKey::SyncGroup => {
+            let of_task = broker.clone();
+            return Ok(spawn(broker, async move { handlers::groups::sync(&of_task, &call).await }));
+        }
+        ApiKey::FindCoordinator => handlers::coordinators::find(broker, &call).await,
+        ApiKey::Heartbeat => handlers::groups::heartbeat(broker, &call).await,
+        ApiKey::LeaveGroup => handlers::groups::leave(broker, &call).await,
+        ApiKey::DescribeGroups => handlers::groups::describe(broker, &call).await,
+        ApiKey::ListGroups => handlers::groups::list(broker, &call).await,
+        ApiKey::DeleteGroups => handlers::groups::delete(broker, &call).await,
+        ApiKey::OffsetCommit => handlers::group_offsets::commit(broker, &call).await,
+        ApiKey::OffsetFetch => handlers::group_offsets::fetch(broker, &call).await,
+        ApiKey::OffsetDelete => handlers::group_offsets::delete(broker, &call).await,
         ApiKey::ListOffsets => handlers::offsets::list(broker, &call).await,
         ApiKey::OffsetForLeaderEpoch => handlers::offsets::for_leader_epoch(broker, &call).await,
         ApiKey::Metadata => handlers::metadata::metadata(broker, &call).await,
@@ -230,13 +261,12 @@ pub async fn start(broker: &Rc<Broker>, connection: &Rc<Connection>, call: Call)
     Ok(Pending::Answered(Some(answer?)))
 }
 
-fn spawn_fetch(broker: &Rc<Broker>, connection: &Rc<Connection>, call: Call) -> Pending {
+/// Lets a task of its own answer.
+fn spawn(broker: &Rc<Broker>, answer: impl Future<Output = Result<Answer, Refusal>> + 'static) -> Pending {
     let (sender, receiver) = local::oneshot();
-    let (broker_of_task, connection) = (broker.clone(), connection.clone());
     broker.io().spawn(Class::Foreground, async move {
-        let answer = handlers::fetch::answer(&broker_of_task, &connection, call).await;
-        sender.send(answer.unwrap_or_else(|refusal| {
-            tracing::debug!(%refusal, "fetch refused");
+        sender.send(answer.await.unwrap_or_else(|refusal| {
+            tracing::debug!(%refusal, "a request is refused");
             Answer::hang_up()
         }));
     });

@@ -5,7 +5,10 @@
 
 pub mod api_versions;
 pub mod configs;
+pub mod coordinators;
 pub mod fetch;
+pub mod group_offsets;
+pub mod groups;
 pub mod metadata;
 pub mod offsets;
 pub mod produce;

@@ -731,3 +731,6 @@ impl GroupCoordinator {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -39,6 +39,11 @@ pub const SERVED: &[ApiKey] = &[
     ApiKey::DeleteTopics,
     ApiKey::InitProducerId,
     ApiKey::OffsetForLeaderEpoch,
+    ApiKey::AddPartitionsToTxn,
+    ApiKey::AddOffsetsToTxn,
+    ApiKey::EndTxn,
+    ApiKey::WriteTxnMarkers,
+    ApiKey::TxnOffsetCommit,
     ApiKey::DescribeConfigs,
     ApiKey::AlterConfigs,
     ApiKey::CreatePartitions,
@@ -47,6 +52,9 @@ pub const SERVED: &[ApiKey] = &[
     ApiKey::ListPartitionReassignments,
     ApiKey::OffsetDelete,
     ApiKey::DescribeCluster,
+    ApiKey::DescribeProducers,
+    ApiKey::DescribeTransactions,
+    ApiKey::ListTransactions,
     ApiKey::DescribeTopicPartitions,
 ];
 
@@ -219,7 +227,7 @@ impl Pending {
 /// What closes the connection.
 pub async fn start(broker: &Rc<Broker>, connection: &Rc<Connection>, call: Call) -> Result<Pending, Refusal> {
     let answer = match call.api_key {
-        ApiKey::Produce => return produce::start(broker, call),
+        ApiKey::Produce => return produce::start(broker, call).await,
         ApiKey::Fetch => {
             let (of_task, connection) = (broker.clone(), connection.clone());
             return Ok(spawn(broker, async move { handlers::fetch::answer(&of_task, &connection, call).await }));
@@ -253,6 +261,14 @@ pub async fn start(broker: &Rc<Broker>, connection: &Rc<Connection>, call: Call)
         ApiKey::CreatePartitions => handlers::topics::create_partitions(broker, &call).await,
         ApiKey::ListPartitionReassignments => handlers::topics::list_reassignments(broker, &call),
         ApiKey::InitProducerId => handlers::producer_ids::init(broker, &call).await,
+        ApiKey::AddPartitionsToTxn => handlers::transactions::add_partitions(broker, &call).await,
+        ApiKey::AddOffsetsToTxn => handlers::transactions::add_offsets(broker, &call).await,
+        ApiKey::EndTxn => handlers::transactions::end(broker, &call).await,
+        ApiKey::WriteTxnMarkers => handlers::transactions::write_markers(broker, &call).await,
+        ApiKey::TxnOffsetCommit => handlers::transactions::commit_offsets(broker, &call).await,
+        ApiKey::DescribeProducers => handlers::transactions::describe_producers(broker, &call).await,
+        ApiKey::DescribeTransactions => handlers::transactions::describe(broker, &call).await,
+        ApiKey::ListTransactions => handlers::transactions::list(broker, &call).await,
         ApiKey::DescribeConfigs => handlers::configs::describe(broker, &call),
         ApiKey::AlterConfigs => handlers::configs::alter(broker, &call).await,
         ApiKey::IncrementalAlterConfigs => handlers::configs::incremental_alter(broker, &call).await,

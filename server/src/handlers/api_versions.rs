@@ -17,10 +17,12 @@ struct Feature {
     finalized: i16,
 }
 
-const FEATURES: [Feature; 2] = [
+const FEATURES: [Feature; 3] = [
     Feature { name: "kraft.version", supported: (0, 1), finalized: 0 },
     // 7 is 3.3-IV3, 27 is 4.1-IV1.
     Feature { name: "metadata.version", supported: (7, 27), finalized: 27 },
+    // Version 2 is KIP-890: Produce 12, EndTxn 5 and TxnOffsetCommit 5 rely on it.
+    Feature { name: "transaction.version", supported: (0, 2), finalized: 2 },
 ];
 
 /// From this version on a feature may be supported from level 0 (KAFKA-17011): older clients take that for an
@@ -111,6 +113,6 @@ mod tests {
         assert!(SERVED.is_sorted());
         let names = |version| supported_features(version).iter().map(|key| key.name.clone()).collect::<Vec<_>>();
         assert_eq!(names(3), ["metadata.version"]);
-        assert_eq!(names(4), ["kraft.version", "metadata.version"]);
+        assert_eq!(names(4), ["kraft.version", "metadata.version", "transaction.version"]);
     }
 }

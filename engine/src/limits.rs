@@ -64,6 +64,10 @@ pub const COORDINATOR_BATCH_BYTES: usize = 64 << 10;
 /// Bytes of a coordinator's log that its load holds in memory at a time.
 pub const COORDINATOR_LOAD_BYTES: usize = 1 << 20;
 
+/// Transactional ids that one partition of `__transaction_state` keeps: about 500 bytes each. Ids of clients
+/// that make a new one at each start go after `transactional.id.expiration.ms`.
+pub const TRANSACTIONAL_IDS_PER_COORDINATOR: usize = 200_000;
+
 /// Batches of a producer that are kept to recognise duplicates. Kafka's number, which clients rely on: at
 /// most five requests of an idempotent producer are in flight.
 pub const BATCHES_PER_PRODUCER: usize = 5;

@@ -44,11 +44,15 @@ pub enum Bug {
     FencedGenerationCommits,
     /// A coordinator answers before what it has decided is durable.
     CoordinatorAnswersEarly,
+    /// A partition takes a transaction marker of an epoch that has passed.
+    MarkerOfPreviousEpochAccepted,
+    /// The last stable offset passes an open transaction.
+    StableOffsetAheadOfOpenTransaction,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 18] = [
+    pub const ALL: [Bug; 20] = [
         Bug::AcknowledgeBeforeFlush,
         Bug::AcknowledgePastGap,
         Bug::NoIncarnationGuard,
@@ -67,6 +71,8 @@ impl Bug {
         Bug::AssignBeforeRevoke,
         Bug::FencedGenerationCommits,
         Bug::CoordinatorAnswersEarly,
+        Bug::MarkerOfPreviousEpochAccepted,
+        Bug::StableOffsetAheadOfOpenTransaction,
     ];
 }
 

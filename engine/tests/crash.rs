@@ -89,7 +89,7 @@ async fn produce_for_ever(io: Io, core: Core, history: Rc<RefCell<History>>, par
         let value = format!("{partition}-{number}-{}", "x".repeat((number % 700) as usize));
         let mut batch = BatchBuilder::new();
         batch.append(io.wall_clock_ms(), None, Some(value.as_bytes()), &[]);
-        let part = ProducePart { id, records: batch.finish().into() };
+        let part = ProducePart { id, records: batch.finish().into(), guard: None };
         let deadline = io.now() + Duration::from_secs(30);
         let request = Request::Produce(Produce { acks: -1, version: 12, deadline, parts: vec![part] });
         let Some(Reply::Produce(results)) = core.request(owner(id, core.shards()), request).await else { return };

@@ -39,6 +39,11 @@ pub const SERVED: &[ApiKey] = &[
     ApiKey::DeleteTopics,
     ApiKey::InitProducerId,
     ApiKey::OffsetForLeaderEpoch,
+    ApiKey::AddPartitionsToTxn,
+    ApiKey::AddOffsetsToTxn,
+    ApiKey::EndTxn,
+    ApiKey::WriteTxnMarkers,
+    ApiKey::TxnOffsetCommit,
     ApiKey::DescribeConfigs,
     ApiKey::AlterConfigs,
     ApiKey::CreatePartitions,
@@ -47,6 +52,9 @@ pub const SERVED: &[ApiKey] = &[
     ApiKey::ListPartitionReassignments,
     ApiKey::OffsetDelete,
     ApiKey::DescribeCluster,
+    ApiKey::DescribeProducers,
+    ApiKey::DescribeTransactions,
+    ApiKey::ListTransactions,
     ApiKey::ConsumerGroupHeartbeat,
     ApiKey::ConsumerGroupDescribe,
     ApiKey::DescribeTopicPartitions,
@@ -221,7 +229,7 @@ impl Pending {
 /// What closes the connection.
 pub async fn start(broker: &Rc<Broker>, connection: &Rc<Connection>, call: Call) -> Result<Pending, Refusal> {
     let answer = match call.api_key {
-        ApiKey::Produce => return produce::start(broker, call),
+        ApiKey::Produce => return produce::start(broker, call).await,
         ApiKey::Fetch => {
             let (of_task, connection) = (broker.clone(), connection.clone());
             return Ok(spawn(broker, async move { handlers::fetch::answer(&of_task, &connection, call).await }));
@@ -234,9 +242,7 @@ pub async fn start(broker: &Rc<Broker>, connection: &Rc<Connection>, call: Call)
             let of_task = broker.clone();
             return Ok(spawn(broker, async move { handlers::groups::sync(&of_task, &call).await }));
         }
-        ApiKey::ConsumerGroupHeartbeat => {
-            handlers::consumer_groups::heartbeat(broker, &call, connection.peer()).await
-        }
+        ApiKey::ConsumerGroupHeartbeat => handlers::consumer_groups::heartbeat(broker, &call, connection.peer()).await,
         ApiKey::ConsumerGroupDescribe => handlers::consumer_groups::describe(broker, &call).await,
         ApiKey::FindCoordinator => handlers::coordinators::find(broker, &call).await,
         ApiKey::Heartbeat => handlers::groups::heartbeat(broker, &call).await,
@@ -259,6 +265,14 @@ pub async fn start(broker: &Rc<Broker>, connection: &Rc<Connection>, call: Call)
         ApiKey::CreatePartitions => handlers::topics::create_partitions(broker, &call).await,
         ApiKey::ListPartitionReassignments => handlers::topics::list_reassignments(broker, &call),
         ApiKey::InitProducerId => handlers::producer_ids::init(broker, &call).await,
+        ApiKey::AddPartitionsToTxn => handlers::transactions::add_partitions(broker, &call).await,
+        ApiKey::AddOffsetsToTxn => handlers::transactions::add_offsets(broker, &call).await,
+        ApiKey::EndTxn => handlers::transactions::end(broker, &call).await,
+        ApiKey::WriteTxnMarkers => handlers::transactions::write_markers(broker, &call).await,
+        ApiKey::TxnOffsetCommit => handlers::transactions::commit_offsets(broker, &call).await,
+        ApiKey::DescribeProducers => handlers::transactions::describe_producers(broker, &call).await,
+        ApiKey::DescribeTransactions => handlers::transactions::describe(broker, &call).await,
+        ApiKey::ListTransactions => handlers::transactions::list(broker, &call).await,
         ApiKey::DescribeConfigs => handlers::configs::describe(broker, &call),
         ApiKey::AlterConfigs => handlers::configs::alter(broker, &call).await,
         ApiKey::IncrementalAlterConfigs => handlers::configs::incremental_alter(broker, &call).await,

@@ -10,16 +10,21 @@
 
 pub mod group;
 pub mod offsets;
+pub mod transaction;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
 use crate::protocol::{DecodeError, ErrorCode, Uuid};
 use group::{GroupConfig, GroupCoordinator, GroupReply, GroupRequest};
+use transaction::{TransactionConfig, TransactionCoordinator, TransactionReply, TransactionRequest};
 
 /// The topic that groups and committed offsets are kept in.
 pub const GROUP_TOPIC: &str = "__consumer_offsets";
+
+/// The topic that transactional ids are kept in.
+pub const TRANSACTION_TOPIC: &str = "__transaction_state";
 
 /// Stands for a request whose answer is still to come. The driver gives each request another one, and each
 /// is answered once.
@@ -30,16 +35,19 @@ pub type Ticket = u64;
 pub enum Kind {
     /// Groups and committed offsets.
     Group,
+    /// Transactional ids.
+    Transaction,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 1] = [Kind::Group];
+    pub const ALL: [Kind; 2] = [Kind::Group, Kind::Transaction];
 
     /// The topic whose partitions have a machine of this kind each.
     pub fn topic(self) -> &'static str {
         match self {
             Kind::Group => GROUP_TOPIC,
+            Kind::Transaction => TRANSACTION_TOPIC,
         }
     }
 }
@@ -133,6 +141,21 @@ pub struct Producer {
     pub epoch: i16,
 }
 
+/// The end of a transaction, to be written to each of its partitions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Markers {
+    /// Whose it is.
+    pub transactional_id: String,
+    /// Its producer, with the epoch of the markers.
+    pub producer: Producer,
+    /// Whether it is committed; if not, aborted.
+    pub committed: bool,
+    /// Whether the epoch was raised for the markers.
+    pub bumped: bool,
+    /// Where, by topic.
+    pub partitions: BTreeMap<String, BTreeSet<i32>>,
+}
+
 /// What a request, a deadline or a change of topics becomes.
 #[derive(Debug, Default)]
 pub struct Step {
@@ -142,6 +165,9 @@ pub struct Step {
     pub producer: Option<Producer>,
     /// Answers, to leave when these records and all before them are durable.
     pub replies: Vec<(Ticket, Reply)>,
+    /// Markers, to be written when these records and all before them are durable. When all of them are durable
+    /// too, the machine is told by [`Machine::markers_written`].
+    pub markers: Vec<Markers>,
 }
 
 impl Step {
@@ -156,6 +182,8 @@ impl Step {
 pub enum Request {
     /// Of the group coordinator.
     Group(GroupRequest),
+    /// Of the transaction coordinator.
+    Transaction(TransactionRequest),
 }
 
 /// The answer to a request.
@@ -163,6 +191,8 @@ pub enum Request {
 pub enum Reply {
     /// Of the group coordinator.
     Group(GroupReply),
+    /// Of the transaction coordinator.
+    Transaction(TransactionReply),
     /// The request as a whole is refused: the coordinator is loading, or is not here, or could not write; or
     /// the request is wrong as a whole. Whoever asked knows the form that its answer has.
     Refused(ErrorCode),
@@ -185,12 +215,16 @@ impl From<ErrorCode> for Reply {
 pub struct Config {
     /// The group coordinator's part.
     pub group: GroupConfig,
+    /// The transaction coordinator's part.
+    pub transaction: TransactionConfig,
 }
 
 /// A coordinator over one partition.
 pub enum Machine {
     /// Of groups and offsets.
     Group(Box<GroupCoordinator>),
+    /// Of transactional ids.
+    Transaction(Box<TransactionCoordinator>),
 }
 
 impl Machine {
@@ -198,6 +232,9 @@ impl Machine {
     pub fn new(kind: Kind, config: &Config) -> Machine {
         match kind {
             Kind::Group => Machine::Group(Box::new(GroupCoordinator::new(config.group.clone()))),
+            Kind::Transaction => {
+                Machine::Transaction(Box::new(TransactionCoordinator::new(config.transaction.clone())))
+            }
         }
     }
 
@@ -208,6 +245,7 @@ impl Machine {
     pub fn replay(&mut self, producer: Option<Producer>, key: &[u8], value: Option<&[u8]>) -> Result<(), DecodeError> {
         match self {
             Machine::Group(groups) => groups.replay(producer, key, value),
+            Machine::Transaction(transactions) => transactions.replay(key, value),
         }
     }
 
@@ -216,6 +254,16 @@ impl Machine {
     pub fn transaction_ended(&mut self, producer_id: i64, committed: bool) {
         match self {
             Machine::Group(groups) => groups.transaction_ended(producer_id, committed),
+            // Its own log is in no transaction.
+            Machine::Transaction(_) => {}
+        }
+    }
+
+    /// Markers that a step gave out are durable, all of them.
+    pub fn markers_written(&mut self, context: &mut Context<'_>, markers: &Markers) -> Step {
+        match self {
+            Machine::Group(_) => Step::default(),
+            Machine::Transaction(transactions) => transactions.markers_written(context, markers),
         }
     }
 
@@ -223,6 +271,7 @@ impl Machine {
     pub fn loaded(&mut self, context: &mut Context<'_>) {
         match self {
             Machine::Group(groups) => groups.loaded(context),
+            Machine::Transaction(transactions) => transactions.loaded(context),
         }
     }
 
@@ -230,6 +279,14 @@ impl Machine {
     pub fn handle(&mut self, context: &mut Context<'_>, ticket: Ticket, request: Request) -> Step {
         match (self, request) {
             (Machine::Group(groups), Request::Group(request)) => groups.handle(context, ticket, request),
+            (Machine::Transaction(transactions), Request::Transaction(request)) => {
+                transactions.handle(context, ticket, request)
+            }
+            (Machine::Group(_), Request::Transaction(_)) | (Machine::Transaction(_), Request::Group(_)) => {
+                let mut step = Step::default();
+                step.reply(ticket, ErrorCode::NotCoordinator);
+                step
+            }
         }
     }
 
@@ -237,6 +294,7 @@ impl Machine {
     pub fn topics_changed(&mut self, context: &mut Context<'_>) -> Step {
         match self {
             Machine::Group(groups) => groups.topics_changed(context),
+            Machine::Transaction(_) => Step::default(),
         }
     }
 
@@ -244,6 +302,7 @@ impl Machine {
     pub fn tick(&mut self, context: &mut Context<'_>) -> Step {
         match self {
             Machine::Group(groups) => groups.tick(context),
+            Machine::Transaction(transactions) => transactions.tick(context),
         }
     }
 
@@ -251,6 +310,7 @@ impl Machine {
     pub fn next_deadline(&self) -> Option<u64> {
         match self {
             Machine::Group(groups) => groups.next_deadline(),
+            Machine::Transaction(transactions) => transactions.next_deadline(),
         }
     }
 }

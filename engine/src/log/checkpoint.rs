@@ -18,7 +18,8 @@ use crate::io::{File, Io, OpenMode};
 use crate::protocol::Uuid;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"CLCP");
-const VERSION: u16 = 1;
+/// 2: open transactions, coordinator epochs and counts of aborted transactions came in.
+const VERSION: u16 = 2;
 const HEADER_BYTES: usize = 40;
 /// A generation is written anew when its changes outgrow it by this.
 const SLACK_BYTES: u64 = 1 << 20;

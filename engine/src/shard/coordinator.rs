@@ -8,17 +8,18 @@
 //! it does not know.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shard;
-use super::message::{PartitionId, Reply, owner};
+use super::message::{Guard, PartitionId, Reply, owner};
 use super::node::ReplyTo;
 use crate::controller::{BrokerValues, MetadataImage};
 use crate::coordinator::group::GroupConfig;
-use crate::coordinator::{self, Context, Kind, Machine, Producer, Record, Step, Ticket, TopicInfo, Topics};
+use crate::coordinator::transaction::TransactionConfig;
+use crate::coordinator::{self, Context, Kind, Machine, Markers, Producer, Record, Step, Ticket, TopicInfo, Topics};
 use crate::io::local::Bell;
 use crate::io::{Class, Instant};
 use crate::limits::{COORDINATOR_BATCH_BYTES, COORDINATOR_LOAD_BYTES};
@@ -44,13 +45,29 @@ pub(super) struct Coordinators {
     inputs: RefCell<VecDeque<Input>>,
     bell: Bell,
     topics: RefCell<Arc<Topics>>,
+    /// Markers whose decision is durable, with the partition of their coordinator.
+    markers: RefCell<VecDeque<(PartitionId, Markers)>>,
+    markers_bell: Bell,
+    /// Whose markers are being written, so that a coordinator that was loaded anew does not write them twice: late
+    /// ones would end the next transaction.
+    sending: RefCell<BTreeSet<(PartitionId, String)>>,
     last_ticket: Cell<Ticket>,
     last_load: Cell<u64>,
 }
 
 enum Input {
-    Request(PartitionId, coordinator::Request, ReplyTo),
+    Request(PartitionId, coordinator::Request, Option<InTransaction>, ReplyTo),
     TopicsChanged(PartitionId),
+    MarkersWritten(PartitionId, Markers),
+}
+
+/// The producer in whose transaction a request's records are to stand, and its guard if they open it there.
+pub(super) type InTransaction = (Producer, Option<Guard>);
+
+/// What leaves when the log is durable.
+enum Leaving {
+    Answer(ReplyTo, coordinator::Reply),
+    Markers(Markers),
 }
 
 /// A partition's coordinator.
@@ -59,8 +76,8 @@ struct Seat {
     state: State,
     /// Whoever waits for an answer that the machine has not given yet.
     tickets: BTreeMap<Ticket, ReplyTo>,
-    /// Answers by the end that must be durable before they leave.
-    answers: VecDeque<(i64, ReplyTo, coordinator::Reply)>,
+    /// Answers and markers by the end that must be durable before they leave.
+    leaving: VecDeque<(i64, Leaving)>,
     /// Whether a decision's records are still on their way into the log.
     appending: bool,
 }
@@ -74,7 +91,7 @@ enum State {
 impl Seat {
     fn new(kind: Kind, load: u64) -> Seat {
         let state = State::Loading(load);
-        Seat { kind, state, tickets: BTreeMap::new(), answers: VecDeque::new(), appending: false }
+        Seat { kind, state, tickets: BTreeMap::new(), leaving: VecDeque::new(), appending: false }
     }
 
     fn refuse_tickets(&mut self, error: ErrorCode) {
@@ -86,8 +103,20 @@ impl Seat {
 
 impl Coordinators {
     /// Takes a request for the machine over that partition.
-    pub(super) fn request(&self, id: PartitionId, request: coordinator::Request, reply: ReplyTo) {
-        self.push(Input::Request(id, request, reply));
+    pub(super) fn request(
+        &self,
+        id: PartitionId,
+        request: coordinator::Request,
+        transaction: Option<InTransaction>,
+        reply: ReplyTo,
+    ) {
+        self.push(Input::Request(id, request, transaction, reply));
+    }
+
+    /// All markers of a transaction are durable.
+    pub(super) fn markers_written(&self, id: PartitionId, markers: Markers) {
+        self.sending.borrow_mut().remove(&(id, markers.transactional_id.clone()));
+        self.push(Input::MarkersWritten(id, markers));
     }
 
     fn push(&self, input: Input) {
@@ -99,18 +128,45 @@ impl Coordinators {
     pub(super) fn settle(&self, id: PartitionId, durable_end: i64) {
         let mut seats = self.seats.borrow_mut();
         let Some(seat) = seats.get_mut(&id) else { return };
-        while seat.answers.front().is_some_and(|(end, ..)| *end <= durable_end) {
-            let (_, to, reply) = seat.answers.pop_front().expect("there is a front");
-            to.send(Reply::Coordinate(reply));
+        while seat.leaving.front().is_some_and(|(end, ..)| *end <= durable_end) {
+            match seat.leaving.pop_front().expect("there is a front").1 {
+                Leaving::Answer(to, reply) => to.send(Reply::Coordinate(reply)),
+                Leaving::Markers(markers) => {
+                    self.markers.borrow_mut().push_back((id, markers));
+                    self.markers_bell.ring();
+                }
+            }
         }
+    }
+
+    /// The next markers that may be written, and the partition of the coordinator that wants them.
+    pub(super) async fn next_markers(&self) -> (PartitionId, Markers) {
+        self.markers_bell
+            .until(|| {
+                let mut queue = self.markers.borrow_mut();
+                loop {
+                    let (id, markers) = queue.pop_front()?;
+                    if self.sending.borrow_mut().insert((id, markers.transactional_id.clone())) {
+                        return Some((id, markers));
+                    }
+                }
+            })
+            .await
+    }
+
+    /// Whether there is a coordinator over the partition.
+    pub(super) fn has_seat(&self, id: PartitionId) -> bool {
+        self.seats.borrow().contains_key(&id)
     }
 
     /// The partition leaves this core.
     pub(super) fn close(&self, id: PartitionId) {
         let Some(mut seat) = self.seats.borrow_mut().remove(&id) else { return };
         seat.refuse_tickets(ErrorCode::NotCoordinator);
-        for (_, to, _) in seat.answers {
-            to.send(Reply::Coordinate(ErrorCode::NotCoordinator.into()));
+        for (_, leaving) in seat.leaving {
+            if let Leaving::Answer(to, _) = leaving {
+                to.send(Reply::Coordinate(ErrorCode::NotCoordinator.into()));
+            }
         }
     }
 
@@ -151,7 +207,8 @@ fn topics_of(image: &MetadataImage) -> Topics {
 /// The configs of the coordinators, as Kafka names them.
 fn config_of(values: &BrokerValues<'_>) -> coordinator::Config {
     let group = GroupConfig::new(|name| values.number(name), |name| values.text(name).unwrap_or_default().to_owned());
-    coordinator::Config { group }
+    let transaction = TransactionConfig::new(|name| values.number(name));
+    coordinator::Config { group, transaction }
 }
 
 fn millis(now: Instant) -> u64 {
@@ -194,7 +251,7 @@ impl Shard {
                 self.take_input(input).await;
             }
             for id in self.coordinators.overdue(millis(self.io.now())) {
-                self.decide(id, None, Machine::tick).await;
+                self.decide(id, None, None, Machine::tick).await;
             }
             if !self.coordinators.inputs.borrow().is_empty() {
                 self.io.yield_now().await;
@@ -214,16 +271,22 @@ impl Shard {
     async fn take_input(self: &Rc<Shard>, input: Input) {
         match input {
             Input::TopicsChanged(id) => {
-                if !self.decide(id, None, Machine::topics_changed).await {
+                if !self.decide(id, None, None, Machine::topics_changed).await {
                     self.coordinators.push(Input::TopicsChanged(id));
                 }
             }
-            Input::Request(id, request, reply) => {
+            Input::MarkersWritten(id, markers) => {
+                let act = |machine: &mut Machine, context: &mut Context<'_>| machine.markers_written(context, &markers);
+                if !self.decide(id, None, None, act).await {
+                    self.coordinators.push(Input::MarkersWritten(id, markers));
+                }
+            }
+            Input::Request(id, request, transaction, reply) => {
                 let ticket = self.coordinators.last_ticket.get() + 1;
                 self.coordinators.last_ticket.set(ticket);
                 let act =
                     move |machine: &mut Machine, context: &mut Context<'_>| machine.handle(context, ticket, request);
-                self.decide(id, Some((ticket, reply)), act).await;
+                self.decide(id, Some((ticket, reply)), transaction, act).await;
             }
         }
     }
@@ -233,6 +296,7 @@ impl Shard {
         self: &Rc<Shard>,
         id: PartitionId,
         asked: Option<(Ticket, ReplyTo)>,
+        transaction: Option<InTransaction>,
         act: impl FnOnce(&mut Machine, &mut Context<'_>) -> Step,
     ) -> bool {
         // Room first, so that the decision and its records enter the log at one go.
@@ -243,6 +307,10 @@ impl Shard {
                 None => self.io.sleep(LOAD_RETRY).await,
             }
             return false;
+        }
+        if let Some(Err(error)) = transaction.map(|(producer, guard)| self.check_transaction(id, producer, guard)) {
+            refuse(asked, error);
+            return true;
         }
         let step = {
             let mut seats = self.coordinators.seats.borrow_mut();
@@ -258,7 +326,7 @@ impl Shard {
             self.with_context(|context| act(machine, context))
         };
         match self.append_step(id, &step).await {
-            true => self.answer_step(id, step.replies),
+            true => self.release_step(id, step),
             false => self.reload_coordinator(id),
         }
         true
@@ -331,19 +399,20 @@ impl Shard {
         }
     }
 
-    /// Sends answers when all that is in the log now is durable.
-    fn answer_step(&self, id: PartitionId, replies: Vec<(Ticket, coordinator::Reply)>) {
+    /// Lets answers and markers go when all that is in the log now is durable.
+    fn release_step(&self, id: PartitionId, step: Step) {
         let ends = self.partitions.borrow().get(&id).map(|partition| {
             let log = partition.log.borrow();
             (log.log_end_offset(), log.durable_end_offset())
         });
         let mut seats = self.coordinators.seats.borrow_mut();
         let (Some(seat), Some((end, durable_end))) = (seats.get_mut(&id), ends) else { return };
-        for (ticket, reply) in replies {
+        for (ticket, reply) in step.replies {
             let to = seat.tickets.remove(&ticket).expect("a ticket is answered once");
             let end = if planted!(CoordinatorAnswersEarly) { durable_end } else { end };
-            seat.answers.push_back((end, to, reply));
+            seat.leaving.push_back((end, Leaving::Answer(to, reply)));
         }
+        seat.leaving.extend(step.markers.into_iter().map(|markers| (end, Leaving::Markers(markers))));
         drop(seats);
         self.coordinators.settle(id, durable_end);
     }

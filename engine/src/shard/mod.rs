@@ -11,6 +11,8 @@ pub mod node;
 pub mod partition;
 pub mod purgatory;
 pub mod quorum;
+mod transactions;
+pub mod verification;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -19,9 +21,9 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::controller::{MetadataImage, Settings};
 use crate::controller::image::Topic;
-use crate::io::local::Bell;
+use crate::controller::{MetadataImage, Settings};
+use crate::io::local::{self, Bell};
 use crate::io::{Class, Io};
 use crate::limits::DRAIN_BYTES;
 use crate::log::checkpoint::Checkpoint;
@@ -31,7 +33,7 @@ use crate::log::partition_log::LogRecord;
 use crate::log::reader::{self, Found, OpenSegments, TimedOffset, Wanted};
 use crate::log::{Log, PartitionId};
 use crate::protocol::ErrorCode;
-use crate::record::Scratch;
+use crate::record::{Scratch, batches};
 
 use coordinator::Coordinators;
 use message::{
@@ -51,6 +53,8 @@ pub struct Shard {
     /// The newest image that has been applied.
     image: RefCell<Arc<MetadataImage>>,
     coordinators: Coordinators,
+    /// Requests to other shards.
+    outgoing: Outgoing,
     number: usize,
     shards: usize,
     journal: Journal,
@@ -76,6 +80,13 @@ pub struct Shard {
     stopping: Cell<bool>,
     /// Whether drains and checkpoints are under way.
     keeping_house: Cell<bool>,
+}
+
+/// What this shard asks of others, on its way to the mailbox.
+#[derive(Default)]
+pub(crate) struct Outgoing {
+    queue: RefCell<VecDeque<(usize, Request, local::Sender<Reply>)>>,
+    bell: Bell,
 }
 
 /// Which cached chunks were made durable first: they are the first to go.
@@ -118,6 +129,7 @@ impl Shard {
             settings: start.settings,
             image: RefCell::new(start.image),
             coordinators: Coordinators::default(),
+            outgoing: Outgoing::default(),
             number: start.number.0,
             shards: start.number.1,
             journal: start.journal,
@@ -156,12 +168,31 @@ impl Shard {
         self.open_coordinators(&image);
         let shard = self.clone();
         self.io.spawn(Class::Foreground, async move { shard.coordinate().await });
+        let shard = self.clone();
+        self.io.spawn(Class::Foreground, async move { shard.send_markers().await });
     }
 
     /// Starts the task that hands durable groups to their partitions.
     pub fn run_settling(self: &Rc<Shard>) {
         let shard = self.clone();
         self.io.spawn(Class::Foreground, async move { shard.settle_durable_groups().await });
+    }
+
+    /// Asks the shard of that number, which may be this one.
+    fn ask(self: &Rc<Shard>, shard: usize, request: Request) -> local::Receiver<Reply> {
+        let (sender, receiver) = local::oneshot();
+        if shard == self.number {
+            self.handle(request, ReplyTo::Local(sender));
+        } else {
+            self.outgoing.queue.borrow_mut().push_back((shard, request, sender));
+            self.outgoing.bell.ring();
+        }
+        receiver
+    }
+
+    /// The next request of this shard to another one.
+    pub(super) async fn next_outgoing(&self) -> (usize, Request, local::Sender<Reply>) {
+        self.outgoing.bell.until(|| self.outgoing.queue.borrow_mut().pop_front()).await
     }
 
     /// Takes a request. Produces are judged in the order of these calls; others are answered when they can be.
@@ -185,7 +216,20 @@ impl Shard {
             Request::EpochEnd(parts) => {
                 reply.send(Reply::EpochEnd(parts.iter().map(|part| self.epoch_end(part)).collect()))
             }
-            Request::Coordinate(id, request) => self.coordinators.request(id, request, reply),
+            Request::VerifyTransactions(parts) => {
+                reply.send(Reply::VerifyTransactions(parts.iter().map(|part| self.verify_transaction(part)).collect()))
+            }
+            Request::WriteMarkers(parts) => {
+                let shard = self.clone();
+                self.io.spawn(Class::Foreground, async move { shard.write_markers(parts, reply).await });
+            }
+            Request::DescribeProducers(ids) => {
+                reply.send(Reply::DescribeProducers(ids.into_iter().map(|id| self.describe_producers(id)).collect()))
+            }
+            Request::Coordinate(id, request) => self.coordinators.request(id, request, None, reply),
+            Request::CoordinateInTransaction(id, request, producer, guard) => {
+                self.coordinators.request(id, request, Some((producer, guard)), reply)
+            }
             Request::Apply(image) => {
                 self.applies.borrow_mut().push_back((image, reply));
                 self.apply_bell.ring();
@@ -237,7 +281,7 @@ impl Shard {
         let Some(partition) = partitions.get_mut(&part.id) else {
             return (Produced::refused(ErrorCode::NotLeaderOrFollower), None);
         };
-        match partition.append(&self.journal, &batch) {
+        match partition.append(&self.journal, &batch, part.guard) {
             Outcome::Answered(result) => (result, None),
             Outcome::Appended(_, result) if produce.acks == 0 || partition.is_relaxed() => (result, None),
             Outcome::Appended(end, result) => (result, Some((part.id, end))),
@@ -270,17 +314,21 @@ impl Shard {
         reply: ReplyTo,
     ) {
         let waiting = ends.iter().map(Option::is_some).collect();
-        let pending = PendingProduce::new(results, waiting, reply, &self.purgatory);
-        let mut partitions = self.partitions.borrow_mut();
+        let pending = PendingProduce::new(results, waiting, reply, &self.purgatory, Reply::Produce);
         for (index, end) in ends.into_iter().enumerate() {
-            let Some((id, end)) = end else { continue };
-            match partitions.get_mut(&id) {
-                Some(partition) if partition.log.borrow().durable_end_offset() >= end => pending.settle(index, None),
-                Some(partition) => partition.wait_durable(end, &pending, index),
-                None => pending.settle(index, Some(ErrorCode::NotLeaderOrFollower)),
+            if let Some((id, end)) = end {
+                self.settle_when_durable(id, end, &pending, index);
             }
         }
         pending.expire_at(produce.deadline);
+    }
+
+    fn settle_when_durable(&self, id: PartitionId, end: i64, pending: &Rc<PendingProduce>, index: usize) {
+        match self.partitions.borrow_mut().get_mut(&id) {
+            Some(partition) if partition.log.borrow().durable_end_offset() >= end => pending.settle(index, None),
+            Some(partition) => partition.wait_durable(end, pending, index),
+            None => pending.settle(index, Some(ErrorCode::NotLeaderOrFollower)),
+        }
     }
 
     /// Hands each durable group to its partitions, for ever.
@@ -319,7 +367,9 @@ impl Shard {
         let pending = PendingAwait::new(reply, wait.deadline, &self.purgatory);
         let mut partitions = self.partitions.borrow_mut();
         for (id, seen_end) in &wait.parts {
-            let waits = partitions.get_mut(id).is_some_and(|partition| partition.wait_news(*seen_end, &pending));
+            let waits = partitions
+                .get_mut(id)
+                .is_some_and(|partition| partition.wait_news(*seen_end, wait.read_committed, &pending));
             if !waits {
                 return pending.answer();
             }
@@ -331,7 +381,7 @@ impl Shard {
         let mut found_any = false;
         let mut parts = Vec::with_capacity(read.parts.len());
         for from in &read.parts {
-            let part = self.read_part(from, left, !found_any).await;
+            let part = self.read_part(from, read.read_committed, left, !found_any).await;
             let bytes: usize = part.records.iter().map(bytes::Bytes::len).sum();
             left = left.saturating_sub(bytes);
             found_any |= bytes > 0;
@@ -340,7 +390,7 @@ impl Shard {
         parts
     }
 
-    async fn read_part(&self, from: &ReadFrom, left: usize, at_least_one: bool) -> ReadPart {
+    async fn read_part(&self, from: &ReadFrom, read_committed: bool, left: usize, at_least_one: bool) -> ReadPart {
         let (frame, log) = {
             let partitions = self.partitions.borrow();
             let Some(partition) = partitions.get(&from.id) else {
@@ -354,11 +404,13 @@ impl Shard {
         if frame.error != ErrorCode::None || frame.diverging_epoch.is_some() {
             return frame;
         }
-        let bound = frame.high_watermark.min(log.borrow().durable_end_offset());
+        let visible = if read_committed { frame.last_stable_offset } else { frame.high_watermark };
+        let bound = visible.min(log.borrow().durable_end_offset());
         let found =
             reader::read(&self.io, &log, &self.opened, from.offset, bound, left.min(from.max_bytes), at_least_one)
                 .await;
         match found {
+            Ok(Found::Batches(records)) if read_committed => self.with_aborted(from, &log, records, frame).await,
             Ok(Found::Batches(records)) => ReadPart { records, ..frame },
             Ok(Found::Damaged) => ReadPart::refused(ErrorCode::CorruptMessage),
             // A segment may go away under a reader: with its topic, or behind the log's start.
@@ -367,6 +419,28 @@ impl Shard {
             }
             Err(error) => {
                 tracing::error!(partition = %from.id, "a read failed: {error}");
+                ReadPart::refused(ErrorCode::KafkaStorageError)
+            }
+        }
+    }
+
+    /// The records with the aborted transactions that a reader must leave out of them.
+    async fn with_aborted(
+        &self,
+        from: &ReadFrom,
+        log: &SharedLog,
+        records: Vec<bytes::Bytes>,
+        frame: ReadPart,
+    ) -> ReadPart {
+        let last = records.last().and_then(|chunk| batches(chunk).map_while(Result::ok).last());
+        let Some(end) = last.map(|batch| batch.last_offset() + 1) else { return frame };
+        match reader::aborted_transactions(&self.io, log, &self.opened, from.offset, end).await {
+            Ok(found) => {
+                let aborted_transactions = found.iter().map(|found| (found.producer_id, found.first_offset)).collect();
+                ReadPart { records, aborted_transactions, ..frame }
+            }
+            Err(error) => {
+                tracing::error!(partition = %from.id, "aborted transactions cannot be read: {error}");
                 ReadPart::refused(ErrorCode::KafkaStorageError)
             }
         }
@@ -389,10 +463,10 @@ impl Shard {
             if error != ErrorCode::None {
                 return unknown(error);
             }
-            if let Some(named) = partition.named_offset(part.timestamp) {
+            if let Some(named) = partition.named_offset(part.timestamp, part.read_committed) {
                 return named;
             }
-            let end = partition.log.borrow().durable_end_offset();
+            let end = partition.visible_end(part.read_committed);
             (partition.log.clone(), end)
         };
         let wanted = if part.timestamp == -3 { Wanted::Greatest } else { Wanted::AtOrAfter(part.timestamp) };

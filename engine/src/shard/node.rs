@@ -238,6 +238,16 @@ impl Core {
         }
     }
 
+    /// Sends on what the shard asks of others, for ever.
+    async fn forward(&self, shard: &Shard) {
+        loop {
+            let (to, request, sender) = shard.next_outgoing().await;
+            let token = self.token();
+            self.0.replies.borrow_mut().insert(token, sender);
+            self.send(to, Message::Request(self.0.io.core(), token, request));
+        }
+    }
+
     fn token(&self) -> u64 {
         let token = self.0.next_token.get();
         self.0.next_token.set(token + 1);
@@ -328,7 +338,10 @@ impl Core {
                     let image = ready?;
                     adopted?;
                     *self.0.image.borrow_mut() = image;
-                    self.0.shard.borrow().as_ref().expect("the shard was adopted").run();
+                    let shard = self.0.shard.borrow().clone().expect("the shard was adopted");
+                    shard.run();
+                    let core = self.clone();
+                    self.0.io.spawn(Class::Foreground, async move { core.forward(&shard).await });
                     requests.into_iter().chain(early).for_each(|message| self.receive(message));
                     return Ok(());
                 }

@@ -17,11 +17,13 @@ struct Feature {
     finalized: i16,
 }
 
-const FEATURES: [Feature; 3] = [
+const FEATURES: [Feature; 4] = [
     Feature { name: "group.version", supported: (0, 1), finalized: 1 },
     Feature { name: "kraft.version", supported: (0, 1), finalized: 1 },
     // 7 is 3.3-IV3, 27 is 4.1-IV1.
     Feature { name: "metadata.version", supported: (7, 27), finalized: 27 },
+    // Version 2 is KIP-890: Produce 12, EndTxn 5 and TxnOffsetCommit 5 rely on it.
+    Feature { name: "transaction.version", supported: (0, 2), finalized: 2 },
 ];
 
 /// From this version on a feature may be supported from level 0 (KAFKA-17011): older clients take that for an
@@ -112,6 +114,6 @@ mod tests {
         assert!(SERVED.is_sorted());
         let names = |version| supported_features(version).iter().map(|key| key.name.clone()).collect::<Vec<_>>();
         assert_eq!(names(3), ["metadata.version"]);
-        assert_eq!(names(4), ["group.version", "kraft.version", "metadata.version"]);
+        assert_eq!(names(4), ["group.version", "kraft.version", "metadata.version", "transaction.version"]);
     }
 }

@@ -23,7 +23,7 @@ const BATCHED: i16 = 4;
 const GROUP_KEY: i8 = 0;
 const TRANSACTION_KEY: i8 = 1;
 
-/// Names the coordinators of groups.
+/// Names the coordinators of groups and of transactional ids.
 ///
 /// # Errors
 /// If the request cannot be read, or the node stops.
@@ -31,7 +31,7 @@ pub async fn find(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
     let request: FindCoordinatorRequest<'_> = call.decode()?;
     let kind = match request.key_type {
         GROUP_KEY => Ok(Kind::Group),
-        TRANSACTION_KEY => Err(ErrorCode::CoordinatorNotAvailable),
+        TRANSACTION_KEY => Ok(Kind::Transaction),
         _ => Err(ErrorCode::InvalidRequest),
     };
     let made = match kind {
@@ -78,14 +78,17 @@ fn message(error: ErrorCode) -> &'static str {
 }
 
 /// Makes the internal topic if it is not there. The inner error is for the client.
-async fn make_topic(broker: &Broker, kind: Kind) -> Result<Result<(), ErrorCode>, Refusal> {
+pub(super) async fn make_topic(broker: &Broker, kind: Kind) -> Result<Result<(), ErrorCode>, Refusal> {
     let image = broker.image();
     if image.topic(kind.topic()).is_some() {
         return Ok(Ok(()));
     }
     let values = BrokerValues::new(broker.settings(), &image);
-    let (partitions, segment_bytes) = match kind {
-        Kind::Group => ("offsets.topic.num.partitions", "offsets.topic.segment.bytes"),
+    let (partitions, segment_bytes, compression) = match kind {
+        Kind::Group => ("offsets.topic.num.partitions", "offsets.topic.segment.bytes", "producer"),
+        Kind::Transaction => {
+            ("transaction.state.log.num.partitions", "transaction.state.log.segment.bytes", "uncompressed")
+        }
     };
     let setting = |name: &str, value: String| (name.to_owned(), Some(value));
     let topic = NewTopic {
@@ -96,7 +99,7 @@ async fn make_topic(broker: &Broker, kind: Kind) -> Result<Result<(), ErrorCode>
         assignments: Vec::new(),
         configs: vec![
             setting("cleanup.policy", "compact".to_owned()),
-            setting("compression.type", "producer".to_owned()),
+            setting("compression.type", compression.to_owned()),
             setting("segment.bytes", values.number(segment_bytes).to_string()),
         ],
     };

@@ -16,3 +16,5 @@ pub mod produce;
 pub mod producer_ids;
 pub mod route;
 pub mod topics;
+pub mod transactions;
+pub mod verification;

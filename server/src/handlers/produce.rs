@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use engine::coordinator::Producer;
 use engine::io::local::Receiver;
 use engine::protocol::messages::produce::{
     BatchIndexAndErrorMessage, LeaderIdAndEpoch, PartitionProduceResponse, ProduceRequest, ProduceResponse,
@@ -18,12 +19,17 @@ use engine::record::{BatchView, batches};
 use engine::shard::message::{PartitionId, Produce, ProducePart, Produced, Reply, Request};
 
 use super::route::{self, Fan, Leaders};
+use super::verification::{self, Operation, Wanted};
 use crate::broker::Broker;
 use crate::dispatch::{Answer, Call, Pending, Refusal};
 
 /// The client id under which Kafka's own tools may write internal topics.
 const ADMIN_CLIENT: &str = "__admin_client";
 
+/// From this version on the broker adds partitions to transactions (KIP-890).
+const ADDS_PARTITIONS: i16 = 12;
+/// From this version on clients know TRANSACTION_ABORTABLE.
+const KNOWS_ABORTABLE: i16 = 11;
 /// From this version on the answer says who leads (KIP-951).
 const NAMES_LEADERS: i16 = 10;
 
@@ -50,29 +56,35 @@ struct Outcome {
     produced: Produced,
 }
 
-/// Sends the batches of a request to their shards.
+/// Sends the batches of a request to their shards. Those of transactions are verified first; nothing that the
+/// client sends behind them overtakes them.
 ///
 /// # Errors
-/// If the request cannot be read.
-pub fn start(broker: &Rc<Broker>, call: Call) -> Result<Pending, Refusal> {
+/// If the request cannot be read, or the node stops.
+pub async fn start(broker: &Rc<Broker>, call: Call) -> Result<Pending, Refusal> {
     let request: ProduceRequest<'_> = call.decode()?;
     let acks = request.acks;
-    let mut fan = Fan::new(broker);
-    let (mut topics, mut outcomes) = (Vec::new(), Vec::new());
+    let (mut topics, mut outcomes, mut parts) = (Vec::new(), Vec::new(), Vec::new());
     let checks = Checks::new(broker, &call, &request);
     for topic in &request.topic_data {
         let (name, partitions) = (call.share(topic.name.as_bytes()), topic.partition_data.len());
         topics.push(TopicParts { name, id: topic.topic_id, partitions });
         for data in &topic.partition_data {
             let records = data.records.as_ref().map_or(&[][..], bytes_of);
-            let id = checks.partition(topic, data.index, records);
+            let id = checks.partition(topic, data.index);
             let error = id.err().unwrap_or(ErrorCode::None);
             if let Ok(id) = id {
-                fan.add(id, outcomes.len(), ProducePart { id, records: call.share(records) });
+                parts.push((outcomes.len(), ProducePart { id, records: call.share(records), guard: None }));
             }
             outcomes.push(Outcome { partition: data.index, id: id.ok(), produced: unappended(error) });
         }
     }
+    if let Some(transactional_id) = request.transactional_id.as_deref() {
+        let refused = verify(broker, transactional_id, call.version, &mut parts).await?;
+        refused.into_iter().for_each(|(place, error)| outcomes[place].produced = unappended(error));
+    }
+    let mut fan = Fan::new(broker);
+    parts.into_iter().for_each(|(place, part)| fan.add(part.id, place, part));
     let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
     let deadline = broker.io().now() + timeout;
     let send = |group: route::Group<ProducePart>| {
@@ -120,12 +132,7 @@ impl<'b> Checks<'b> {
         }
     }
 
-    fn partition(
-        &self,
-        topic: &TopicProduceData<'_>,
-        partition: i32,
-        records: &[u8],
-    ) -> Result<PartitionId, ErrorCode> {
+    fn partition(&self, topic: &TopicProduceData<'_>, partition: i32) -> Result<PartitionId, ErrorCode> {
         self.whole?;
         if route::is_internal(&topic.name) && !self.may_write_internal {
             return Err(ErrorCode::InvalidTopicException);
@@ -138,13 +145,45 @@ impl<'b> Checks<'b> {
         {
             return Err(ErrorCode::InvalidRequest);
         }
-        let id = route::find_partition(self.broker, found, partition)?;
-        // No producer has a transaction open while there is no coordinator to open one.
-        if is_transactional(records) {
-            return Err(ErrorCode::InvalidProducerIdMapping);
-        }
-        Ok(id)
+        route::find_partition(self.broker, found, partition)
     }
+}
+
+/// Verifies the transactional batches among `parts`; those that are refused are taken out.
+async fn verify(
+    broker: &Broker,
+    transactional_id: &str,
+    version: i16,
+    parts: &mut Vec<(usize, ProducePart)>,
+) -> Result<Vec<(usize, ErrorCode)>, Refusal> {
+    let operation = match version {
+        ADDS_PARTITIONS.. => Operation::Add,
+        KNOWS_ABORTABLE => Operation::VerifyAbortable,
+        _ => Operation::Verify,
+    };
+    let wanted = |(place, part): (usize, &(usize, ProducePart))| {
+        let batch = BatchView::parse(&part.1.records).ok().filter(|batch| batch.attributes().is_transactional())?;
+        let producer = Producer { id: batch.producer_id(), epoch: batch.producer_epoch() };
+        Some((place, Wanted { id: part.1.id, producer, first_sequence: batch.base_sequence() }))
+    };
+    let (places, wanted): (Vec<usize>, Vec<Wanted>) = parts.iter().enumerate().filter_map(wanted).unzip();
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    // A request is one producer's.
+    let mixed = wanted.iter().any(|other| other.producer != wanted[0].producer);
+    let verified = match mixed {
+        true => vec![Err(ErrorCode::InvalidProducerIdMapping); wanted.len()],
+        false => verification::verify(broker, transactional_id, operation, &wanted).await?,
+    };
+    let mut refused = Vec::new();
+    for (place, verified) in places.into_iter().zip(verified).rev() {
+        match verified {
+            Ok(guard) => parts[place].1.guard = guard,
+            Err(error) => refused.push((parts.remove(place).0, error)),
+        }
+    }
+    Ok(refused)
 }
 
 /// What refuses all partitions of a request alike.

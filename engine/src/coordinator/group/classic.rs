@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::{Client, GroupConfig, GroupReply, Turn};
+use super::{Client, GroupReply, Turn};
 use crate::coordinator::{Record, Ticket};
 use crate::protocol::data::group_metadata_value::{GroupMetadataValue, MemberMetadata};
 use crate::protocol::data::{ConsumerProtocolSubscription, GroupMetadataKey};
@@ -270,13 +270,6 @@ impl ClassicGroup {
     /// Its members by id.
     pub fn members(&self) -> &BTreeMap<String, Member> {
         &self.members
-    }
-
-    /// Whether members of the consumer protocol may join, and take the group over.
-    pub fn may_become_consumer(&self, config: &GroupConfig) -> bool {
-        config.consumer.may_upgrade
-            && self.protocol_type.as_deref() == Some(CONSUMER)
-            && self.members.len() < config.consumer.max_size
     }
 
     /// Whoever waits for the group's next step is told that there is none.

@@ -666,7 +666,7 @@ impl ConsumerGroup {
             client_id: member.metadata.client.id.clone().into(),
             client_host: member.metadata.client.host.clone().into(),
             subscribed_topic_names: member.metadata.subscribed.iter().map(|name| name.clone().into()).collect(),
-            subscribed_topic_regex: member.metadata.regex.clone().map(Into::into),
+            subscribed_topic_regex: Some(member.metadata.regex.clone().unwrap_or_default().into()),
             assignment: described(&member.current.assigned),
             target_assignment: described(self.targets.get(id).unwrap_or(&none)),
             member_type: i8::from(member.metadata.classic.is_none()),
@@ -677,7 +677,8 @@ impl ConsumerGroup {
             group_epoch: self.epoch,
             assignment_epoch: self.assignment_epoch,
             assignor_name: self.assignor(config).name().into(),
-            members: self.members.iter().map(member).collect(),
+            // The order says nothing; this is the one that Kafka's tables mostly give.
+            members: self.members.iter().rev().map(member).collect(),
             ..Default::default()
         }
     }

@@ -541,13 +541,8 @@ impl GroupCoordinator {
                         turn.step.records.push(group.tombstone());
                         ConsumerGroup::new(id)
                     }
-                    Some(Group::Classic(group)) if group.may_become_consumer(&self.config) => {
-                        ConsumerGroup::from_classic(&mut turn, group)
-                    }
-                    Some(_) => {
-                        let why = format!("Cannot upgrade the classic group {id} to a consumer group.");
-                        return Err(Failure(ErrorCode::GroupIdNotFound, why));
-                    }
+                    Some(Group::Classic(group)) => ConsumerGroup::from_classic(&mut turn, group)?,
+                    Some(Group::Consumer(_)) => unreachable!("a consumer group was found above"),
                     None => ConsumerGroup::new(id),
                 }
             }
@@ -795,6 +790,7 @@ impl GroupCoordinator {
     fn delete_offsets(&mut self, step: &mut Step, request: &OffsetDeleteRequest<'static>) -> Reply {
         let id = &*request.group_id;
         let checked = match self.groups.get(id) {
+            _ if id.is_empty() => Err(ErrorCode::InvalidGroupId),
             Some(Group::Classic(group)) => group.check_offset_delete(),
             Some(Group::Consumer(_)) => Ok(()),
             None => Err(ErrorCode::GroupIdNotFound),
@@ -877,13 +873,13 @@ impl GroupCoordinator {
                 group_id: id.clone().into(),
                 protocol_type: group.protocol_type().unwrap_or_default().to_owned().into(),
                 group_state: group.state().name().into(),
-                group_type: "Classic".into(),
+                group_type: "classic".into(),
             },
             Group::Consumer(group) => ListedGroup {
                 group_id: id.clone().into(),
                 protocol_type: classic::CONSUMER.into(),
                 group_state: group.state().into(),
-                group_type: "Consumer".into(),
+                group_type: "consumer".into(),
             },
         });
         listed.filter(|group| is_wanted(states, &group.group_state) && is_wanted(types, &group.group_type)).collect()

@@ -38,6 +38,12 @@ pub enum Bug {
     SnapshotHoldsCutOffBatch,
     /// A producer id is answered before its block is durable.
     ProducerIdReused,
+    /// A partition of a consumer group is given to a member before another has given it up.
+    AssignBeforeRevoke,
+    /// Offsets of a member whose generation is over are accepted.
+    FencedGenerationCommits,
+    /// A coordinator answers before what it has decided is durable.
+    CoordinatorAnswersEarly,
     /// A partition takes a transaction marker of an epoch that has passed.
     MarkerOfPreviousEpochAccepted,
     /// The last stable offset passes an open transaction.
@@ -46,7 +52,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 17] = [
+    pub const ALL: [Bug; 20] = [
         Bug::AcknowledgeBeforeFlush,
         Bug::AcknowledgePastGap,
         Bug::NoIncarnationGuard,
@@ -62,6 +68,9 @@ impl Bug {
         Bug::DuplicateAnsweredEarly,
         Bug::SnapshotHoldsCutOffBatch,
         Bug::ProducerIdReused,
+        Bug::AssignBeforeRevoke,
+        Bug::FencedGenerationCommits,
+        Bug::CoordinatorAnswersEarly,
         Bug::MarkerOfPreviousEpochAccepted,
         Bug::StableOffsetAheadOfOpenTransaction,
     ];

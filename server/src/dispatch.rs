@@ -55,6 +55,8 @@ pub const SERVED: &[ApiKey] = &[
     ApiKey::DescribeProducers,
     ApiKey::DescribeTransactions,
     ApiKey::ListTransactions,
+    ApiKey::ConsumerGroupHeartbeat,
+    ApiKey::ConsumerGroupDescribe,
     ApiKey::DescribeTopicPartitions,
 ];
 
@@ -240,6 +242,8 @@ pub async fn start(broker: &Rc<Broker>, connection: &Rc<Connection>, call: Call)
             let of_task = broker.clone();
             return Ok(spawn(broker, async move { handlers::groups::sync(&of_task, &call).await }));
         }
+        ApiKey::ConsumerGroupHeartbeat => handlers::consumer_groups::heartbeat(broker, &call, connection.peer()).await,
+        ApiKey::ConsumerGroupDescribe => handlers::consumer_groups::describe(broker, &call).await,
         ApiKey::FindCoordinator => handlers::coordinators::find(broker, &call).await,
         ApiKey::Heartbeat => handlers::groups::heartbeat(broker, &call).await,
         ApiKey::LeaveGroup => handlers::groups::leave(broker, &call).await,

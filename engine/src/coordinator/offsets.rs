@@ -191,16 +191,12 @@ impl Offsets {
 
     /// The producer's transaction has ended: its offsets count, or never were.
     pub fn transaction_ended(&mut self, producer_id: i64, committed: bool) {
-        for (group, topics) in self.pending.remove(&producer_id).unwrap_or_default() {
-            if let Some(producers) = self.open.get_mut(&group) {
-                producers.remove(&producer_id);
-                if producers.is_empty() {
-                    self.open.remove(&group);
-                }
-            }
-            if !committed {
-                continue;
-            }
+        let Some(groups) = self.pending.remove(&producer_id) else { return };
+        self.open.retain(|_, producers| {
+            producers.remove(&producer_id);
+            !producers.is_empty()
+        });
+        for (group, topics) in groups.into_iter().filter(|_| committed) {
             for (topic, partitions) in topics {
                 for (partition, kept) in partitions {
                     self.settle(&group, &topic, partition, kept);

@@ -409,6 +409,7 @@ impl Shard {
         let (Some(seat), Some((end, durable_end))) = (seats.get_mut(&id), ends) else { return };
         for (ticket, reply) in step.replies {
             let to = seat.tickets.remove(&ticket).expect("a ticket is answered once");
+            let end = if planted!(CoordinatorAnswersEarly) { durable_end } else { end };
             seat.leaving.push_back((end, Leaving::Answer(to, reply)));
         }
         seat.leaving.extend(step.markers.into_iter().map(|markers| (end, Leaving::Markers(markers))));

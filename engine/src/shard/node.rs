@@ -21,8 +21,9 @@ use crate::controller::{ControllerReply, ControllerRequest, MetadataImage, Setti
 use crate::io::local::{self, Bell};
 use crate::io::mailbox::{Mailbox, mailboxes};
 use crate::io::{Class, DetachedStream, Io, OpenMode, Stream};
-use crate::limits::{JOURNAL_FILES, SMALLEST_JOURNAL_FILE, largest_batch};
+use crate::limits::{JOURNAL_FILE_STEP, JOURNAL_FILES, largest_batch};
 use crate::log::checkpoint::{self, Checkpoint};
+use crate::log::drain::PARTITION_METADATA;
 use crate::log::journal::{DiskFailure, Journal, JournalConfig, JournalStart, lock};
 use crate::log::recovery::{self, Piece, Recovered, RecoveredJournal, RecoveredLog};
 use crate::log::{Log, PartitionId};
@@ -49,7 +50,7 @@ pub struct NodeConfig {
 impl NodeConfig {
     fn journal_file_bytes(&self) -> u64 {
         let bytes = self.journal_bytes / (self.shards as u64 * JOURNAL_FILES as u64);
-        bytes.max(SMALLEST_JOURNAL_FILE).next_multiple_of(1 << 20)
+        bytes.max(JOURNAL_FILE_STEP).next_multiple_of(JOURNAL_FILE_STEP)
     }
 }
 
@@ -468,14 +469,17 @@ fn new_journal(io: &Io) -> JournalStart {
     JournalStart { journal, file_sequence: 1, last_sequence: 0, last_crc: 0 }
 }
 
+/// Makes a directory if it is not there. Its name is flushed also if it is: an earlier start may have been
+/// killed before it came to that, and what is then put into the directory is no safer than its name.
 async fn make_dir(io: &Io, dir: &Path) -> io::Result<()> {
     match io.create_dir(dir).await {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error),
-        Ok(()) => match dir.parent() {
-            Some(parent) => io.sync_dir(parent).await,
-            None => Ok(()),
-        },
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    match dir.parent() {
+        Some(here) if here.as_os_str().is_empty() => io.sync_dir(Path::new(".")).await,
+        Some(parent) => io.sync_dir(parent).await,
+        None => Ok(()),
     }
 }
 
@@ -553,6 +557,7 @@ impl Core {
         for entry in io.read_dir(data_dir).await? {
             let is_partition = entry.is_dir && !entry.name.starts_with('@') && looks_like_partition(&entry.name);
             if is_partition && known.binary_search(&entry.name).is_err() {
+                self.refuse_lost_journal(&data_dir.join(&entry.name), recovered, image).await?;
                 tracing::info!(directory = entry.name, "removing a directory that no topic owns");
                 let doomed = format!("@doomed-{}", entry.name);
                 remove_partition_dir(io, data_dir, &data_dir.join(&entry.name), &doomed).await?;
@@ -565,6 +570,18 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// A partition that the metadata knows and that has a directory is known to a checkpoint or to a journal, or
+    /// these are lost: then what the directory holds is not removed.
+    async fn refuse_lost_journal(&self, dir: &Path, recovered: &Recovered, image: &MetadataImage) -> io::Result<()> {
+        let Some(id) = partition_of(&self.0.io, dir).await? else { return Ok(()) };
+        if !has_partition(image, id) || recovered.logs.contains_key(&id) {
+            return Ok(());
+        }
+        let what = "holds records, but no journal or checkpoint in @journal knows of it; restore @journal, or move the \
+                    directory away if its records may be lost";
+        Err(io::Error::new(io::ErrorKind::InvalidData, format!("{} {what}", dir.display())))
     }
 
     /// Gives each shard its logs, and waits until all have taken them over; then old files are given up.
@@ -651,8 +668,10 @@ impl Core {
 async fn refuse_lost_metadata(io: &Io, data_dir: &Path) -> Result<(), StartError> {
     let entries = io.read_dir(data_dir).await.map_err(StartError::io(data_dir.display()))?;
     let has = |name: &str| entries.iter().any(|entry| entry.name == name);
-    if has("@journal") && !has(super::quorum::METADATA_DIRECTORY) {
-        let what = "holds journals but no metadata log; restore @metadata, or move the directory away to begin anew";
+    let holds_records =
+        has("@journal") || entries.iter().any(|entry| entry.is_dir && looks_like_partition(&entry.name));
+    if holds_records && !has(super::quorum::METADATA_DIRECTORY) {
+        let what = "holds records but no metadata log; restore @metadata, or move the directory away to begin anew";
         return Err(StartError(format!("the data directory {} {what}", data_dir.display())));
     }
     Ok(())
@@ -660,6 +679,22 @@ async fn refuse_lost_metadata(io: &Io, data_dir: &Path) -> Result<(), StartError
 
 fn has_partition(image: &MetadataImage, id: PartitionId) -> bool {
     image.topics.get(&id.topic_id).is_some_and(|topic| (id.partition as usize) < topic.partitions.len())
+}
+
+/// The partition that a directory says it belongs to; `None` if it does not say, or holds no records.
+async fn partition_of(io: &Io, dir: &Path) -> io::Result<Option<PartitionId>> {
+    let files = io.read_dir(dir).await?;
+    let has_records = files.iter().any(|file| file.name.ends_with(".log"));
+    let number = dir.file_name().and_then(|name| name.to_str()?.rsplit_once('-')?.1.parse().ok());
+    let (true, Some(partition)) = (has_records && files.iter().any(|file| file.name == PARTITION_METADATA), number)
+    else {
+        return Ok(None);
+    };
+    let file = io.open(&dir.join(PARTITION_METADATA), OpenMode::Read).await?;
+    let text = file.read_at(0, crate::io::buffer::BLOCK).await?;
+    let topic_id =
+        String::from_utf8_lossy(&text).lines().find_map(|line| line.strip_prefix("topic_id: ")?.parse().ok());
+    Ok(topic_id.map(|topic_id| PartitionId { topic_id, partition }))
 }
 
 /// `<topic>-<partition>`, or `<topic id>-<partition>-delete`.

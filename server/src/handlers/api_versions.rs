@@ -17,7 +17,8 @@ struct Feature {
     finalized: i16,
 }
 
-const FEATURES: [Feature; 3] = [
+const FEATURES: [Feature; 4] = [
+    Feature { name: "group.version", supported: (0, 1), finalized: 1 },
     Feature { name: "kraft.version", supported: (0, 1), finalized: 1 },
     // 7 is 3.3-IV3, 27 is 4.1-IV1.
     Feature { name: "metadata.version", supported: (7, 27), finalized: 27 },
@@ -113,6 +114,6 @@ mod tests {
         assert!(SERVED.is_sorted());
         let names = |version| supported_features(version).iter().map(|key| key.name.clone()).collect::<Vec<_>>();
         assert_eq!(names(3), ["metadata.version"]);
-        assert_eq!(names(4), ["kraft.version", "metadata.version", "transaction.version"]);
+        assert_eq!(names(4), ["group.version", "kraft.version", "metadata.version", "transaction.version"]);
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod api_versions;
 pub mod configs;
+pub mod consumer_groups;
 pub mod coordinators;
 pub mod fetch;
 pub mod group_offsets;

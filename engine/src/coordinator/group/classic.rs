@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::{Client, GroupReply, Turn};
+use super::{Client, GroupConfig, GroupReply, Turn};
 use crate::coordinator::{Record, Ticket};
 use crate::protocol::data::group_metadata_value::{GroupMetadataValue, MemberMetadata};
 use crate::protocol::data::{ConsumerProtocolSubscription, GroupMetadataKey};
@@ -36,7 +36,7 @@ pub const CONSUMER: &str = "consumer";
 /// The value's version without tagged fields, which older brokers read too.
 const VALUE_VERSION: i16 = 3;
 /// From this version on a new member must come back with the id that it is given.
-const NEEDS_KNOWN_MEMBER: i16 = 4;
+pub(super) const NEEDS_KNOWN_MEMBER: i16 = 4;
 /// From this version on a static leader that comes back may skip its assignment.
 const SKIPS_ASSIGNMENT: i16 = 9;
 /// How long a new member's join may wait before the member counts as gone: it does not heartbeat yet.
@@ -89,6 +89,30 @@ pub struct Member {
 }
 
 impl Member {
+    /// A member that is there already; its session begins now. The timeouts are those of a rebalance and of
+    /// the session, in milliseconds.
+    pub fn known(
+        instance_id: Option<String>,
+        client: Client,
+        (rebalance_timeout_ms, session_timeout_ms): (i32, i32),
+        protocols: Vec<(String, Bytes)>,
+        assignment: Bytes,
+        now_ms: u64,
+    ) -> Member {
+        Member {
+            instance_id,
+            client,
+            rebalance_timeout_ms,
+            session_timeout_ms,
+            protocols,
+            assignment,
+            is_new: false,
+            session_deadline: now_ms.saturating_add(millis(session_timeout_ms)),
+            joining: None,
+            syncing: None,
+        }
+    }
+
     fn metadata(&self, protocol: &str) -> Bytes {
         self.protocols.iter().find(|(name, _)| name == protocol).map_or(Bytes::new(), |(_, metadata)| metadata.clone())
     }
@@ -192,24 +216,79 @@ impl ClassicGroup {
             }
             let rebalance_timeout_ms =
                 if member.rebalance_timeout >= 0 { member.rebalance_timeout } else { member.session_timeout };
-            group.members.insert(
-                member.member_id.to_string(),
-                Member {
-                    instance_id,
-                    client: Client { id: member.client_id.to_string(), host: member.client_host.to_string() },
-                    rebalance_timeout_ms,
-                    session_timeout_ms: member.session_timeout,
-                    protocols: vec![(protocol.clone(), Bytes::copy_from_slice(&member.subscription))],
-                    assignment: Bytes::copy_from_slice(&member.assignment),
-                    is_new: false,
-                    session_deadline: u64::MAX,
-                    joining: None,
-                    syncing: None,
-                },
+            let known = Member::known(
+                instance_id,
+                Client { id: member.client_id.to_string(), host: member.client_host.to_string() },
+                (rebalance_timeout_ms, member.session_timeout),
+                vec![(protocol.clone(), Bytes::copy_from_slice(&member.subscription))],
+                Bytes::copy_from_slice(&member.assignment),
+                u64::MAX,
             );
+            group.members.insert(member.member_id.to_string(), known);
         }
         group.subscribed = group.compute_subscribed();
         group
+    }
+
+    /// A stable group of consumers that were members of a group of the other protocol.
+    pub fn of_members(
+        id: &str,
+        generation: i32,
+        members: BTreeMap<String, Member>,
+        wall_clock_ms: i64,
+    ) -> ClassicGroup {
+        let mut group = ClassicGroup::new(id);
+        let instance = |(id, member): (&String, &Member)| Some((member.instance_id.clone()?, id.clone()));
+        group.instances = members.iter().filter_map(instance).collect();
+        group.leader = members.keys().next().cloned();
+        group.members = members;
+        group.generation = generation;
+        group.protocol_type = Some(CONSUMER.to_owned());
+        group.protocol = group.select_protocol();
+        group.subscribed = group.compute_subscribed();
+        group.transition(State::Stable, wall_clock_ms);
+        group
+    }
+
+    /// Such a group is kept as it is, and then has its members join.
+    pub fn begin(mut self, turn: &mut Turn<'_, '_>) -> ClassicGroup {
+        self.persist(turn);
+        self.prepare_rebalance(turn);
+        self
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Its generation.
+    pub fn generation(&self) -> i32 {
+        self.generation
+    }
+
+    /// Its members by id.
+    pub fn members(&self) -> &BTreeMap<String, Member> {
+        &self.members
+    }
+
+    /// Whether members of the consumer protocol may join, and take the group over.
+    pub fn may_become_consumer(&self, config: &GroupConfig) -> bool {
+        config.consumer.may_upgrade
+            && self.protocol_type.as_deref() == Some(CONSUMER)
+            && self.members.len() < config.consumer.max_size
+    }
+
+    /// Whoever waits for the group's next step is told that there is none.
+    pub fn fail_waiting(&mut self, turn: &mut Turn<'_, '_>, error: ErrorCode) {
+        for (id, member) in &mut self.members {
+            if let Some(ticket) = member.joining.take() {
+                refuse_join(turn, ticket, id, error);
+            }
+            if let Some(ticket) = member.syncing.take() {
+                refuse_sync(turn, ticket, error);
+            }
+        }
     }
 
     /// Its members' sessions begin now.
@@ -848,7 +927,7 @@ impl ClassicGroup {
         }
         if generation >= 0 || !member_id.is_empty() || instance_id.is_some() {
             self.check_member(member_id, instance_id)?;
-            if generation != self.generation {
+            if generation != self.generation && !planted!(FencedGenerationCommits) {
                 return Err(ErrorCode::IllegalGeneration);
             }
         } else if !is_transactional && self.state != State::Empty {
@@ -1000,13 +1079,13 @@ fn refuse_sync(turn: &mut Turn<'_, '_>, ticket: Ticket, error: ErrorCode) {
     turn.step.reply(ticket, GroupReply::Sync(response));
 }
 
-fn protocols_of(request: &JoinGroupRequest<'_>) -> Vec<(String, Bytes)> {
+pub(super) fn protocols_of(request: &JoinGroupRequest<'_>) -> Vec<(String, Bytes)> {
     let protocols = request.protocols.iter();
     protocols.map(|protocol| (protocol.name.to_string(), Bytes::copy_from_slice(&protocol.metadata))).collect()
 }
 
 /// Version 0 has no rebalance timeout; the session's stands for it.
-fn rebalance_timeout(request: &JoinGroupRequest<'_>) -> i32 {
+pub(super) fn rebalance_timeout(request: &JoinGroupRequest<'_>) -> i32 {
     if request.rebalance_timeout_ms >= 0 { request.rebalance_timeout_ms } else { request.session_timeout_ms }
 }
 

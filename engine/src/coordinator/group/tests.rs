@@ -10,6 +10,7 @@ use crate::protocol::messages::offset_delete::{OffsetDeleteRequestPartition, Off
 use crate::protocol::messages::sync_group::SyncGroupRequestAssignment;
 
 mod classic;
+mod consumer;
 
 /// A coordinator, its log and its clock.
 pub(super) struct Bench {

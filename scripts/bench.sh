@@ -18,6 +18,7 @@
 #   MEMORY       --memory of the broker (1GiB; Kafka has 1 GiB of heap and the page cache beside it)
 #   NICE         nice level of brokers and loadgen alike, such as -15 on a machine with other work (0)
 #   QUIET_WAIT   seconds to wait before each run for others on the machine to be quiet (15)
+#   TRIES        how often a run may be repeated that others disturbed; the least disturbed one counts (3)
 set -euo pipefail
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 TARGET=${CARGO_TARGET_DIR:-$ROOT/target}

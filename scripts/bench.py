@@ -10,7 +10,7 @@ CPUS = os.cpu_count()
 SECONDS = float(os.environ.get("SECONDS_EACH", 5))
 WARMUP = float(os.environ.get("WARMUP_EACH", 2))
 ROUNDS = int(os.environ.get("ROUNDS", 2))
-MEMORY = os.environ.get("MEMORY", "1GiB")
+MEMORY = os.environ.get("MEMORY")
 QUIET_WAIT = float(os.environ.get("QUIET_WAIT", 15))
 DATA = Path(os.environ.get("DATA", Path(os.environ.get("TMPDIR", "/tmp")) / "corelog-bench"))
 OUT = Path(os.environ.get("OUT", ROOT / "bench-results" / f"{time.strftime('%Y-%m-%d')}-{CPUS}cpus"))
@@ -22,7 +22,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 # What loadgen is told to produce.
 PRODUCE = {
-    "large": "--create 6 --record-bytes 1024 --batch-bytes 65536 --connections 4 --in-flight 5",
+    "large": "--create 6 --record-bytes 1024 --batch-bytes 65536 --connections 4 --in-flight 20",
     "small100": "--create 6 --record-bytes 100 --batch-bytes 16384 --connections 4 --in-flight 5",
     "small": "--create 96 --record-bytes 100 --batch-records 1 --connections 64 --in-flight 5",
 }
@@ -84,12 +84,8 @@ class Broker:
 
 
 class Corelog(Broker):
-    def __init__(self, name, memory=MEMORY, topic_config=None):
-        super().__init__(name, topic_config)
-        self.memory = memory
-
     def command(self):
-        memory = ["--memory", self.memory] if self.memory else []
+        memory = ["--memory", MEMORY] if MEMORY else []
         return [BIN / "corelog", "--data-dir", self.dir / "data", "--listen", f"127.0.0.1:{self.port}", *memory]
 
 
@@ -208,15 +204,19 @@ def measured(results, workload, broker, number, what, start):
         results.add(workload, broker.name, number, name, report, round(others, 2))
 
 
+def warm_up(broker, options):
+    """Until the JVM has compiled and memory has been touched; counts for nothing."""
+    finish(loadgen(broker, "produce", "warm", f"{options} --duration 8", "warm"))
+    (OUT / "raw" / "warm.json").unlink()
+
+
 def saturated(results, workload, contestants, readback):
     options = PRODUCE[workload]
     for broker in contestants:
         broker.start()
     try:
-        for broker in contestants:  # JIT, memory, files
-            if broker.name != "corelog-default-memory":
-                finish(loadgen(broker, "produce", "warm", f"{options} --duration 8", f"warm-{broker.name}"))
-                (OUT / "raw" / f"warm-{broker.name}.json").unlink()
+        for broker in contestants:
+            warm_up(broker, options)
         for number in range(1, ROUNDS + 1):
             for broker in contestants:
                 topic, tag = f"{workload}-{number}", f"{workload}-{broker.name}-{number}"
@@ -237,8 +237,7 @@ def open_loop(results, workload, contestants, rate, tail):
         broker.start()
     try:
         for broker in contestants:
-            finish(loadgen(broker, "produce", "warm", f"{PRODUCE['large']} --duration 8", f"warm-{broker.name}"))
-            (OUT / "raw" / f"warm-{broker.name}.json").unlink()
+            warm_up(broker, PRODUCE["large"])
         for number in range(1, ROUNDS + 1):
             for broker in contestants:
                 topic, tag = f"{workload}-{number}", f"{workload}-{broker.name}-{number}"
@@ -267,14 +266,14 @@ def profile():
         load = loadgen(broker, "produce", "profiled", f"{PRODUCE['large']} --duration {SECONDS + 6}", "profiled")
         time.sleep(4)
         data = DATA / "perf.data"
-        subprocess.run(["perf", "record", "-q", "-F", "999", "-g", "-p", str(broker.process.pid), "-o", data, "--",
-                        "sleep", str(SECONDS)], check=True, stderr=subprocess.DEVNULL)
+        subprocess.run(["perf", "record", "-q", "-F", "999", "-p", str(broker.process.pid), "-o", data, "--", "sleep", "4"],
+                       check=True, stderr=subprocess.DEVNULL)
         finish(load)
         (OUT / "raw" / "profiled.json").unlink()
-        report = lambda *more: subprocess.run(["perf", "report", "-i", data, "--stdio", "--no-children", "-s", "symbol", *more],
-                                              capture_output=True, text=True).stdout
-        (OUT / "profile-large.txt").write_text(report("-g", "none", "--percent-limit", "0.5"))
-        (OUT / "profile-large-callers.txt").write_text(report("-G", "--percent-limit", "2"))
+        report = subprocess.run(["perf", "report", "-i", data, "--stdio", "-s", "symbol", "--percent-limit", "0.5"],
+                                capture_output=True, text=True, check=True).stdout
+        lines = [line.rstrip(" -") for line in report.split("\n") if line.strip() and not line.startswith("#")]
+        (OUT / "profile-large.txt").write_text("\n".join(lines) + "\n")
     finally:
         broker.stop()
 
@@ -317,7 +316,7 @@ def environment():
              f"kernel      {platform.release()}", f"disk        {where}",
              f"write cache {cache.read_text().strip() if cache.exists() else '?'}",
              f"huge pages  {Path('/sys/kernel/mm/transparent_hugepage/enabled').read_text().strip()}",
-             f"kafka       {kafka}, {java}, heap 1 GiB, stock settings", f"corelog     --memory {MEMORY}, otherwise stock",
+             f"kafka       {kafka}, {java}, heap 1 GiB, stock settings", f"corelog     {'--memory ' + MEMORY if MEMORY else 'stock settings'}",
              f"runs        {ROUNDS} rounds of {WARMUP} s warm-up and {SECONDS} s measured, after 8 s that are not counted",
              f"priority    nice {NICE} for brokers and loadgen alike", f"load        {os.getloadavg()} before"]
     (OUT / "environment.txt").write_text("\n".join(lines) + "\n")
@@ -340,8 +339,7 @@ def main():
     print("  ".join(COLUMNS))
     for workload in ["large", "small100", "small"]:
         if workload in wanted:
-            more = [Corelog("corelog-default-memory", None)] if workload == "large" else []
-            saturated(results, workload, three() + more, workload == "large")
+            saturated(results, workload, three(), workload == "large")
             results.save()
     rate = results.median("large", "kafka", "records_per_s") or saved_rate()
     for workload, share in [("latency", 2), ("tail", 4)]:

@@ -14,6 +14,7 @@ use engine::controller::Settings as BrokerSettings;
 use engine::io::Io;
 use engine::io::mailbox::Mailbox;
 use engine::io::uring::{self, CoreSpec};
+use engine::limits::SMALLEST_JOURNAL;
 use engine::shard::{Message, NodeConfig, node_mailboxes};
 
 #[global_allocator]
@@ -65,7 +66,7 @@ fn broker_config(settings: &Settings, plan: &CorePlan) -> Result<Arc<BrokerConfi
         data_dir: settings.data_dir.clone(),
         node_id: settings.node_id,
         shards: plan.shards.len(),
-        journal_bytes: settings.journal_bytes.unwrap_or(JOURNAL_PER_SHARD * shards),
+        journal_bytes: settings.journal_bytes.unwrap_or(JOURNAL_PER_SHARD * shards).max(SMALLEST_JOURNAL * shards),
         memory_bytes: settings.memory_bytes.unwrap_or_else(|| half_of_memory().min(MEMORY_PER_SHARD * shards)),
         settings: BrokerSettings::new(settings.node_id, settings.broker_configs.clone())?,
         accept_loss: settings.accept_loss,

@@ -5,6 +5,7 @@
 //! waits in the [`purgatory`], not in the loop. [`node`] is what ties the cores of a broker together.
 
 pub mod housekeeping;
+mod identity;
 pub mod message;
 pub mod node;
 pub mod partition;

@@ -28,7 +28,7 @@ fn write(encode: impl FnOnce(&mut Encoder)) -> bytes::Bytes {
 
 /// A function for each API, chosen by a match that the compiler holds against the list of APIs.
 macro_rules! apis {
-    ($($api:ident $request:ident,)*) => {
+    ($($api:ident => $request:ident;)*) => {
         fn body(api_key: ApiKey, decoder: &mut Decoder<'_>, version: i16) {
             match api_key {
                 $(ApiKey::$api => {
@@ -53,78 +53,79 @@ fuzz_target!(|data: &[u8]| {
 });
 
 apis! {
-    Produce ProduceRequest,
-    Fetch FetchRequest,
-    ListOffsets ListOffsetsRequest,
-    Metadata MetadataRequest,
-    OffsetCommit OffsetCommitRequest,
-    OffsetFetch OffsetFetchRequest,
-    FindCoordinator FindCoordinatorRequest,
-    JoinGroup JoinGroupRequest,
-    Heartbeat HeartbeatRequest,
-    LeaveGroup LeaveGroupRequest,
-    SyncGroup SyncGroupRequest,
-    DescribeGroups DescribeGroupsRequest,
-    ListGroups ListGroupsRequest,
-    SaslHandshake SaslHandshakeRequest,
-    ApiVersions ApiVersionsRequest,
-    CreateTopics CreateTopicsRequest,
-    DeleteTopics DeleteTopicsRequest,
-    DeleteRecords DeleteRecordsRequest,
-    InitProducerId InitProducerIdRequest,
-    OffsetForLeaderEpoch OffsetForLeaderEpochRequest,
-    AddPartitionsToTxn AddPartitionsToTxnRequest,
-    AddOffsetsToTxn AddOffsetsToTxnRequest,
-    EndTxn EndTxnRequest,
-    WriteTxnMarkers WriteTxnMarkersRequest,
-    TxnOffsetCommit TxnOffsetCommitRequest,
-    DescribeAcls DescribeAclsRequest,
-    CreateAcls CreateAclsRequest,
-    DeleteAcls DeleteAclsRequest,
-    DescribeConfigs DescribeConfigsRequest,
-    AlterConfigs AlterConfigsRequest,
-    AlterReplicaLogDirs AlterReplicaLogDirsRequest,
-    DescribeLogDirs DescribeLogDirsRequest,
-    SaslAuthenticate SaslAuthenticateRequest,
-    CreatePartitions CreatePartitionsRequest,
-    CreateDelegationToken CreateDelegationTokenRequest,
-    RenewDelegationToken RenewDelegationTokenRequest,
-    ExpireDelegationToken ExpireDelegationTokenRequest,
-    DescribeDelegationToken DescribeDelegationTokenRequest,
-    DeleteGroups DeleteGroupsRequest,
-    ElectLeaders ElectLeadersRequest,
-    IncrementalAlterConfigs IncrementalAlterConfigsRequest,
-    AlterPartitionReassignments AlterPartitionReassignmentsRequest,
-    ListPartitionReassignments ListPartitionReassignmentsRequest,
-    OffsetDelete OffsetDeleteRequest,
-    DescribeClientQuotas DescribeClientQuotasRequest,
-    AlterClientQuotas AlterClientQuotasRequest,
-    DescribeUserScramCredentials DescribeUserScramCredentialsRequest,
-    AlterUserScramCredentials AlterUserScramCredentialsRequest,
-    DescribeQuorum DescribeQuorumRequest,
-    UpdateFeatures UpdateFeaturesRequest,
-    DescribeCluster DescribeClusterRequest,
-    DescribeProducers DescribeProducersRequest,
-    UnregisterBroker UnregisterBrokerRequest,
-    DescribeTransactions DescribeTransactionsRequest,
-    ListTransactions ListTransactionsRequest,
-    ConsumerGroupHeartbeat ConsumerGroupHeartbeatRequest,
-    ConsumerGroupDescribe ConsumerGroupDescribeRequest,
-    GetTelemetrySubscriptions GetTelemetrySubscriptionsRequest,
-    PushTelemetry PushTelemetryRequest,
-    ListConfigResources ListConfigResourcesRequest,
-    DescribeTopicPartitions DescribeTopicPartitionsRequest,
-    ShareGroupHeartbeat ShareGroupHeartbeatRequest,
-    ShareGroupDescribe ShareGroupDescribeRequest,
-    ShareFetch ShareFetchRequest,
-    ShareAcknowledge ShareAcknowledgeRequest,
-    AddRaftVoter AddRaftVoterRequest,
-    RemoveRaftVoter RemoveRaftVoterRequest,
-    InitializeShareGroupState InitializeShareGroupStateRequest,
-    ReadShareGroupState ReadShareGroupStateRequest,
-    WriteShareGroupState WriteShareGroupStateRequest,
-    DeleteShareGroupState DeleteShareGroupStateRequest,
-    ReadShareGroupStateSummary ReadShareGroupStateSummaryRequest,
-    DescribeShareGroupOffsets DescribeShareGroupOffsetsRequest,
-    AlterShareGroupOffsets AlterShareGroupOffsetsRequest,
-    DeleteShareGroupOffsets DeleteShareGroupOffsetsRequest,}
+    Produce => ProduceRequest;
+    Fetch => FetchRequest;
+    ListOffsets => ListOffsetsRequest;
+    Metadata => MetadataRequest;
+    OffsetCommit => OffsetCommitRequest;
+    OffsetFetch => OffsetFetchRequest;
+    FindCoordinator => FindCoordinatorRequest;
+    JoinGroup => JoinGroupRequest;
+    Heartbeat => HeartbeatRequest;
+    LeaveGroup => LeaveGroupRequest;
+    SyncGroup => SyncGroupRequest;
+    DescribeGroups => DescribeGroupsRequest;
+    ListGroups => ListGroupsRequest;
+    SaslHandshake => SaslHandshakeRequest;
+    ApiVersions => ApiVersionsRequest;
+    CreateTopics => CreateTopicsRequest;
+    DeleteTopics => DeleteTopicsRequest;
+    DeleteRecords => DeleteRecordsRequest;
+    InitProducerId => InitProducerIdRequest;
+    OffsetForLeaderEpoch => OffsetForLeaderEpochRequest;
+    AddPartitionsToTxn => AddPartitionsToTxnRequest;
+    AddOffsetsToTxn => AddOffsetsToTxnRequest;
+    EndTxn => EndTxnRequest;
+    WriteTxnMarkers => WriteTxnMarkersRequest;
+    TxnOffsetCommit => TxnOffsetCommitRequest;
+    DescribeAcls => DescribeAclsRequest;
+    CreateAcls => CreateAclsRequest;
+    DeleteAcls => DeleteAclsRequest;
+    DescribeConfigs => DescribeConfigsRequest;
+    AlterConfigs => AlterConfigsRequest;
+    AlterReplicaLogDirs => AlterReplicaLogDirsRequest;
+    DescribeLogDirs => DescribeLogDirsRequest;
+    SaslAuthenticate => SaslAuthenticateRequest;
+    CreatePartitions => CreatePartitionsRequest;
+    CreateDelegationToken => CreateDelegationTokenRequest;
+    RenewDelegationToken => RenewDelegationTokenRequest;
+    ExpireDelegationToken => ExpireDelegationTokenRequest;
+    DescribeDelegationToken => DescribeDelegationTokenRequest;
+    DeleteGroups => DeleteGroupsRequest;
+    ElectLeaders => ElectLeadersRequest;
+    IncrementalAlterConfigs => IncrementalAlterConfigsRequest;
+    AlterPartitionReassignments => AlterPartitionReassignmentsRequest;
+    ListPartitionReassignments => ListPartitionReassignmentsRequest;
+    OffsetDelete => OffsetDeleteRequest;
+    DescribeClientQuotas => DescribeClientQuotasRequest;
+    AlterClientQuotas => AlterClientQuotasRequest;
+    DescribeUserScramCredentials => DescribeUserScramCredentialsRequest;
+    AlterUserScramCredentials => AlterUserScramCredentialsRequest;
+    DescribeQuorum => DescribeQuorumRequest;
+    UpdateFeatures => UpdateFeaturesRequest;
+    DescribeCluster => DescribeClusterRequest;
+    DescribeProducers => DescribeProducersRequest;
+    UnregisterBroker => UnregisterBrokerRequest;
+    DescribeTransactions => DescribeTransactionsRequest;
+    ListTransactions => ListTransactionsRequest;
+    ConsumerGroupHeartbeat => ConsumerGroupHeartbeatRequest;
+    ConsumerGroupDescribe => ConsumerGroupDescribeRequest;
+    GetTelemetrySubscriptions => GetTelemetrySubscriptionsRequest;
+    PushTelemetry => PushTelemetryRequest;
+    ListConfigResources => ListConfigResourcesRequest;
+    DescribeTopicPartitions => DescribeTopicPartitionsRequest;
+    ShareGroupHeartbeat => ShareGroupHeartbeatRequest;
+    ShareGroupDescribe => ShareGroupDescribeRequest;
+    ShareFetch => ShareFetchRequest;
+    ShareAcknowledge => ShareAcknowledgeRequest;
+    AddRaftVoter => AddRaftVoterRequest;
+    RemoveRaftVoter => RemoveRaftVoterRequest;
+    InitializeShareGroupState => InitializeShareGroupStateRequest;
+    ReadShareGroupState => ReadShareGroupStateRequest;
+    WriteShareGroupState => WriteShareGroupStateRequest;
+    DeleteShareGroupState => DeleteShareGroupStateRequest;
+    ReadShareGroupStateSummary => ReadShareGroupStateSummaryRequest;
+    DescribeShareGroupOffsets => DescribeShareGroupOffsetsRequest;
+    AlterShareGroupOffsets => AlterShareGroupOffsetsRequest;
+    DeleteShareGroupOffsets => DeleteShareGroupOffsetsRequest;
+}

@@ -72,6 +72,8 @@ pub struct Broker {
     pub config: Arc<BrokerConfig>,
     /// Memory for requests, from before their bodies are read until they are answered.
     pub receive: Budget,
+    /// The same for requests larger than [`limits::LARGE_REQUEST`].
+    pub receive_large: Budget,
     /// Memory for the records of answers, until they are written.
     pub respond: Budget,
     /// The fetch sessions of this core's connections.
@@ -127,7 +129,8 @@ impl Broker {
         Rc::new(Broker {
             core,
             config,
-            receive: Budget::new(budget),
+            receive: Budget::new(budget / 2),
+            receive_large: Budget::new(budget / 2),
             respond: Budget::new(budget),
             fetch_sessions: RefCell::new(FetchSessions::new(slots, limits::FETCH_SESSION_EVICTION)),
             producer_ids: RefCell::new(0..0),

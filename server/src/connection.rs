@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use engine::io::local::Bell;
@@ -37,6 +38,8 @@ pub struct Connection {
     writing_since: Cell<Option<Instant>>,
     /// Whether a request's body is being read.
     in_body: Cell<bool>,
+    /// By when the request whose memory is reserved must have arrived.
+    body_due: Cell<Option<Instant>>,
 }
 
 /// The requests under way, oldest first.
@@ -106,6 +109,7 @@ impl Connection {
             active,
             writing_since: Cell::new(None),
             in_body: Cell::new(false),
+            body_due: Cell::new(None),
         }
     }
 
@@ -237,7 +241,8 @@ impl Connection {
         let quiet = now.since(self.active.get());
         let waits = self.window.borrow().unanswered > 0;
         let stalled = self.writing_since.get().is_some_and(|since| now.since(since) > limits::WRITE_STALL);
-        stalled || self.in_body.get() && quiet > limits::BODY_STALL || !waits && quiet > self.broker.limits.idle
+        let late = self.body_due.get().is_some_and(|due| now > due);
+        stalled || late || self.in_body.get() && quiet > limits::BODY_STALL || !waits && quiet > self.broker.limits.idle
     }
 }
 
@@ -270,19 +275,24 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// The next frame, with its memory.
     async fn next(&mut self) -> Result<(Bytes, Reservation), End> {
-        let broker = &self.connection.broker;
+        let connection = self.connection;
+        let broker = &connection.broker;
         let max = broker.limits.request_bytes;
         loop {
             let announced = announced_size(&self.buffer, max).map_err(End::Frame)?;
             let mut missing = 0;
             if let Some(size) = announced {
                 if self.held.is_none() {
-                    self.held = Some(broker.receive.reserve(size).await);
+                    let budget = if size > limits::LARGE_REQUEST { &broker.receive_large } else { &broker.receive };
+                    self.held = Some(budget.reserve(size).await);
+                    let by_rate = Duration::from_secs((size / limits::BODY_RATE) as u64);
+                    connection.body_due.set(Some(broker.io().now() + limits::BODY_STALL + by_rate));
                 }
                 missing = (PREFIX_BYTES + size).saturating_sub(self.buffer.len());
             }
             if let Some(frame) = next_frame(&mut self.buffer, max).map_err(End::Frame)? {
                 let held = self.held.take().expect("a frame's size was announced");
+                connection.body_due.set(None);
                 return Ok((frame, held));
             }
             self.fill(missing).await?;
@@ -394,7 +404,7 @@ impl Connections {
 
     /// How many complaints went unsaid since the last one, if one may be said now.
     fn may_complain(&self, now: Instant) -> Option<u64> {
-        let soon = self.complained.get().is_some_and(|last| now.since(last) < std::time::Duration::from_secs(1));
+        let soon = self.complained.get().is_some_and(|last| now.since(last) < Duration::from_secs(1));
         if soon {
             self.unsaid.set(self.unsaid.get() + 1);
             return None;

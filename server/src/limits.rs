@@ -31,6 +31,13 @@ pub const WRITE_STALL: Duration = Duration::from_secs(30);
 /// How long a peer may pause inside a request, whose memory is reserved, before its connection is closed.
 pub const BODY_STALL: Duration = Duration::from_secs(60);
 
+/// How fast a request's body must arrive on the whole, in bytes per second, beyond what [`BODY_STALL`] grants.
+pub const BODY_RATE: usize = 64 << 10;
+
+/// A request larger than this waits for memory behind its like only: who announces many large requests and never
+/// sends them must not hold up the others. Above any request with a batch of the default size.
+pub const LARGE_REQUEST: usize = 2 << 20;
+
 /// How often connections are looked at for idleness and stalls.
 pub const JANITOR_INTERVAL: Duration = Duration::from_secs(1);
 

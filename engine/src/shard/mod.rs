@@ -6,6 +6,7 @@
 
 mod coordinator;
 pub mod housekeeping;
+mod identity;
 pub mod message;
 pub mod node;
 pub mod partition;

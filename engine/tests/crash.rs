@@ -170,7 +170,7 @@ fn live(seed: u64, crashes: u64) -> (usize, u64) {
 
 #[test]
 fn acknowledged_records_survive_crashes() {
-    let seeds = std::env::var("SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
+    let seeds = std::env::var("SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(40);
     let first = std::env::var("SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
     let acknowledged: usize = (first..first + seeds).map(|seed| live(seed, 3).0).sum();
     println!("{acknowledged} acknowledged records over {seeds} seeds");

@@ -72,8 +72,8 @@ pub enum Message {
     Adopted(Result<(), StartError>),
     /// Old files may be given up now.
     Release,
-    /// The shard has given them up.
-    Released,
+    /// The shard has given them up; or could not.
+    Released(Result<(), StartError>),
     /// The broker is ready with this image; or is not.
     Ready(Result<Arc<MetadataImage>, StartError>),
     /// A request, its sender and the token of its answer.
@@ -157,8 +157,11 @@ pub async fn start(io: Io, mailbox: Mailbox<Message>, config: Arc<NodeConfig>) -
         failure: DiskFailure::default(),
     };
     let core = Core(Rc::new(state));
-    let image = if io.core() == config.shards { core.start_metadata().await } else { core.start_shard().await }?;
-    *core.0.image.borrow_mut() = image;
+    if io.core() == config.shards {
+        core.start_metadata().await?;
+    } else {
+        core.start_shard().await?;
+    }
     let dispatcher = core.clone();
     io.spawn(Class::Foreground, async move { dispatcher.dispatch().await });
     Ok(core)
@@ -279,7 +282,7 @@ impl Core {
                 self.0.connections.borrow_mut().push_back((stream, peer));
                 self.0.connection_bell.ring();
             }
-            Message::Start(_) | Message::Adopted(_) | Message::Release | Message::Released | Message::Ready(_) => {
+            Message::Start(_) | Message::Adopted(_) | Message::Release | Message::Released(_) | Message::Ready(_) => {
                 unreachable!("the start is over")
             }
         }
@@ -302,7 +305,7 @@ impl Core {
 
 /// The shard's side of the start.
 impl Core {
-    async fn start_shard(&self) -> Result<Arc<MetadataImage>, StartError> {
+    async fn start_shard(&self) -> Result<(), StartError> {
         let metadata = self.shards();
         let mut early = VecDeque::new();
         let start = match self.next_of_start(&mut early).await {
@@ -313,25 +316,35 @@ impl Core {
         let old = start.journal.clone();
         let adopted = self.adopt(start).await;
         self.send(metadata, Message::Adopted(adopted.clone()));
-        let shard = adopted.ok();
+        let mut requests = VecDeque::new();
         loop {
             match self.next_of_start(&mut early).await {
                 Message::Release => {
-                    if let (Some(old), Some(shard)) = (&old, self.0.shard.borrow().clone()) {
-                        self.give_up_old_files(old, &shard).await.map_err(StartError::io(old.dir.display()))?;
-                    }
-                    self.send(metadata, Message::Released);
+                    let released = self.release(old.as_ref()).await;
+                    self.send(metadata, Message::Released(released));
                 }
                 Message::Ready(ready) => {
                     let image = ready?;
-                    shard.expect("a broker is ready only if each shard is");
+                    adopted?;
+                    *self.0.image.borrow_mut() = image;
                     self.0.shard.borrow().as_ref().expect("the shard was adopted").run();
-                    // Whatever else came early is a request: it is served as such.
-                    early.into_iter().for_each(|message| self.receive(message));
-                    return Ok(image);
+                    requests.into_iter().chain(early).for_each(|message| self.receive(message));
+                    return Ok(());
                 }
-                _ => unreachable!("nothing else is sent before the start is over"),
+                // Another core was told earlier that the broker is ready, and asks already.
+                request => requests.push_back(request),
             }
+        }
+    }
+
+    /// Gives up the files that an earlier start left, now that every core has taken over what they hold.
+    async fn release(&self, old: Option<&RecoveredJournal>) -> Result<(), StartError> {
+        let shard = self.0.shard.borrow().clone();
+        match (old, shard) {
+            (Some(old), Some(shard)) => {
+                self.give_up_old_files(old, &shard).await.map_err(StartError::io(old.dir.display()))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -461,7 +474,7 @@ fn journal_dir(data_dir: &Path, number: usize) -> PathBuf {
 
 /// The metadata core's side of the start.
 impl Core {
-    async fn start_metadata(&self) -> Result<Arc<MetadataImage>, StartError> {
+    async fn start_metadata(&self) -> Result<(), StartError> {
         let result = self.start_all().await;
         let (ready, result) = match result {
             Ok((quorum, image)) => (Ok(image.clone()), Ok((quorum, image))),
@@ -471,9 +484,10 @@ impl Core {
             self.send(shard, Message::Ready(ready.clone()));
         }
         let (quorum, image) = result?;
+        *self.0.image.borrow_mut() = image;
         let core = self.clone();
         self.0.io.spawn(Class::Foreground, async move { core.serve_controller(quorum).await });
-        Ok(image)
+        Ok(())
     }
 
     async fn start_all(&self) -> Result<(Quorum, Arc<MetadataImage>), StartError> {
@@ -561,15 +575,17 @@ impl Core {
             };
             result = result.and(adopted);
         }
-        result?;
+        result.clone()?;
         for shard in 0..shards {
             self.send(shard, Message::Release);
         }
         for _ in 0..shards {
-            let Message::Released = self.next_of_start(&mut early).await else {
+            let Message::Released(released) = self.next_of_start(&mut early).await else {
                 unreachable!("a shard says that it has released")
             };
+            result = result.and(released);
         }
+        result?;
         for journal in journals.into_values() {
             self.remove_journal(&journal).await.map_err(StartError::io(journal.dir.display()))?;
         }

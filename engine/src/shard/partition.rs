@@ -183,8 +183,8 @@ impl Partition {
                     return Outcome::Answered(Produced { log_start_offset, ..Produced::refused(error) });
                 }
                 SequenceCheck::Duplicate(original) => {
-                    let answer =
-                        done(original.base_offset, batch.log_append_time_ms.map_or(-1, |_| original.timestamp));
+                    // Kafka gives a duplicate's timestamp also where records keep their own time.
+                    let answer = done(original.base_offset, original.timestamp);
                     let settled = original.last_offset < log.durable_end_offset() || planted!(DuplicateAnsweredEarly);
                     return if settled {
                         Outcome::Answered(answer)

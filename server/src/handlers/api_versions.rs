@@ -18,7 +18,7 @@ struct Feature {
 }
 
 const FEATURES: [Feature; 2] = [
-    Feature { name: "kraft.version", supported: (0, 1), finalized: 0 },
+    Feature { name: "kraft.version", supported: (0, 1), finalized: 1 },
     // 7 is 3.3-IV3, 27 is 4.1-IV1.
     Feature { name: "metadata.version", supported: (7, 27), finalized: 27 },
 ];

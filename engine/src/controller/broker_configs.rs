@@ -23,6 +23,9 @@ pub enum Update {
 
 use Update::{Dynamic, Fixed};
 
+/// The one value of `authorizer.class.name` that there is an authorizer for.
+pub const STANDARD_AUTHORIZER: &str = "org.apache.kafka.metadata.authorizer.StandardAuthorizer";
+
 /// A broker config.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BrokerConfigDef {
@@ -40,7 +43,7 @@ const fn def(name: &'static str, kind: T, default: Option<&'static str>, valid: 
 pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
     def("advertised.listeners", T::String, None, V::Any, Fixed),
     def("allow.everyone.if.no.acl.found", T::Boolean, Some("false"), V::Any, Fixed),
-    def("authorizer.class.name", T::String, Some(""), V::Any, Fixed),
+    def("authorizer.class.name", T::String, Some(""), V::OneOf(&["", STANDARD_AUTHORIZER]), Fixed),
     def("auto.create.topics.enable", T::Boolean, Some("true"), V::Any, Fixed),
     def("auto.leader.rebalance.enable", T::Boolean, Some("true"), V::Any, Fixed),
     def("background.threads", T::Int, Some("10"), V::AtLeast(1), Dynamic),

@@ -53,7 +53,8 @@ pub fn describe(
 ) -> Result<Vec<ConfigEntry>, Refusal> {
     match resource {
         ConfigResource::Topic(name) => {
-            let topic = image.topic(name).ok_or_else(|| Refusal::new(ErrorCode::UnknownTopicOrPartition, String::new()))?;
+            let topic =
+                image.topic(name).ok_or_else(|| Refusal::new(ErrorCode::UnknownTopicOrPartition, String::new()))?;
             Ok(topic_entries(&topic.configs, &BrokerValues::new(settings, image)))
         }
         ConfigResource::Broker(name) if name.is_empty() => Ok(cluster_entries(image)),

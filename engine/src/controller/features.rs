@@ -30,8 +30,7 @@ pub struct Feature {
 
 /// All features, sorted by name.
 pub const FEATURES: &[Feature] = &[
-    // Level 1 is a quorum whose voters change while it runs.
-    Feature { name: "kraft.version", min: 0, max: 1, initial: 0, can_be_raised: false },
+    Feature { name: "kraft.version", min: 0, max: 1, initial: 1, can_be_raised: false },
     // 7 is 3.3-IV3, 27 is 4.1-IV1.
     Feature { name: METADATA_VERSION, min: 7, max: 27, initial: 27, can_be_raised: true },
 ];
@@ -155,10 +154,10 @@ mod tests {
             (METADATA_VERSION, 26, UPGRADE),
             (METADATA_VERSION, 26, SAFE_DOWNGRADE),
             (METADATA_VERSION, 27, 9),
-            ("kraft.version", 1, UPGRADE),
+            ("kraft.version", 2, UPGRADE),
             ("kraft.version", -1, UPGRADE),
         ] {
-            let current = if name == METADATA_VERSION { 27 } else { 0 };
+            let current = find(name).map_or(0, |feature| feature.initial);
             let refused = check(name, level, upgrade_type, current).expect_err("it is not supported");
             assert_eq!(refused.error, ErrorCode::InvalidUpdateVersion, "{name} {level}");
         }

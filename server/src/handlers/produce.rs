@@ -18,8 +18,10 @@ use engine::record::{BatchView, batches};
 use engine::shard::message::{PartitionId, Produce, ProducePart, Produced, Reply, Request};
 
 use super::route::{self, Fan, Leaders};
+use crate::authorizer::{Operation, Resource, authorize};
 use crate::broker::Broker;
 use crate::dispatch::{Answer, Call, Pending, Refusal};
+use crate::quota::Kind;
 
 /// The client id under which Kafka's own tools may write internal topics.
 const ADMIN_CLIENT: &str = "__admin_client";
@@ -31,6 +33,11 @@ const NAMES_LEADERS: i16 = 10;
 pub struct UnderWay {
     broker: Rc<Broker>,
     call: Call,
+    sent: Sent,
+}
+
+/// What was sent, and what has come back.
+struct Sent {
     acks: i16,
     topics: Vec<TopicParts>,
     outcomes: Vec<Outcome>,
@@ -55,11 +62,19 @@ struct Outcome {
 /// # Errors
 /// If the request cannot be read.
 pub fn start(broker: &Rc<Broker>, call: Call) -> Result<Pending, Refusal> {
+    let throttle = call.client.quotas.record(&call.client, call.client_id(), Kind::Produce, call.size() as f64);
+    call.throttle(throttle);
+    let sent = call.timed(|| send(broker, &call))?;
+    Ok(Pending::Produce(UnderWay { broker: broker.clone(), call, sent }))
+}
+
+/// Checks the batches and sends them on.
+fn send(broker: &Rc<Broker>, call: &Call) -> Result<Sent, Refusal> {
     let request: ProduceRequest<'_> = call.decode()?;
     let acks = request.acks;
     let mut fan = Fan::new(broker);
     let (mut topics, mut outcomes) = (Vec::new(), Vec::new());
-    let checks = Checks::new(broker, &call, &request);
+    let checks = Checks::new(broker, call, &request);
     for topic in &request.topic_data {
         let (name, partitions) = (call.share(topic.name.as_bytes()), topic.partition_data.len());
         topics.push(TopicParts { name, id: topic.topic_id, partitions });
@@ -75,13 +90,12 @@ pub fn start(broker: &Rc<Broker>, call: Call) -> Result<Pending, Refusal> {
     }
     let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
     let deadline = broker.io().now() + timeout;
-    let send = |group: route::Group<ProducePart>| {
+    let send_group = |group: route::Group<ProducePart>| {
         let produce = Produce { acks, version: call.version, deadline, parts: group.parts };
         (broker.core.request(group.shard, Request::Produce(produce)), group.places)
     };
-    let waiting = fan.into_groups().into_iter().map(send).collect();
-    drop((checks, request));
-    Ok(Pending::Produce(UnderWay { broker: broker.clone(), call, acks, topics, outcomes, waiting }))
+    let waiting = fan.into_groups().into_iter().map(send_group).collect();
+    Ok(Sent { acks, topics, outcomes, waiting })
 }
 
 /// The bytes that a decoded field borrows from the frame.
@@ -103,6 +117,7 @@ fn unappended(error: ErrorCode) -> Produced {
 /// What is checked before a batch is sent to its shard.
 struct Checks<'b> {
     broker: &'b Broker,
+    call: &'b Call,
     image: std::sync::Arc<engine::controller::image::MetadataImage>,
     whole: Result<(), ErrorCode>,
     may_write_internal: bool,
@@ -110,11 +125,12 @@ struct Checks<'b> {
 }
 
 impl<'b> Checks<'b> {
-    fn new(broker: &'b Broker, call: &Call, request: &ProduceRequest<'_>) -> Checks<'b> {
+    fn new(broker: &'b Broker, call: &'b Call, request: &ProduceRequest<'_>) -> Checks<'b> {
         Checks {
             broker,
+            call,
             image: broker.image(),
-            whole: check_whole(request),
+            whole: check_whole(request).and_then(|()| may_write_transactionally(broker, call, request)),
             may_write_internal: call.client_id() == ADMIN_CLIENT,
             duplicates: duplicates(request),
         }
@@ -127,10 +143,14 @@ impl<'b> Checks<'b> {
         records: &[u8],
     ) -> Result<PartitionId, ErrorCode> {
         self.whole?;
+        if topic.topic_id.is_zero() {
+            authorize(self.broker, self.call, Operation::Write, Resource::Topic(&topic.name))?;
+        }
         if route::is_internal(&topic.name) && !self.may_write_internal {
             return Err(ErrorCode::InvalidTopicException);
         }
         let found = route::find_topic(&self.image, &topic.name, topic.topic_id)?;
+        authorize(self.broker, self.call, Operation::Write, Resource::Topic(&found.name))?;
         if route::is_internal(&found.name) && !self.may_write_internal {
             return Err(ErrorCode::InvalidTopicException);
         }
@@ -144,6 +164,13 @@ impl<'b> Checks<'b> {
             return Err(ErrorCode::InvalidProducerIdMapping);
         }
         Ok(id)
+    }
+}
+
+fn may_write_transactionally(broker: &Broker, call: &Call, request: &ProduceRequest<'_>) -> Result<(), ErrorCode> {
+    match request.transactional_id.as_deref() {
+        Some(id) => authorize(broker, call, Operation::Write, Resource::TransactionalId(id)),
+        None => Ok(()),
     }
 }
 
@@ -187,15 +214,15 @@ fn duplicates(request: &ProduceRequest<'_>) -> BTreeSet<(Uuid, String, i32)> {
 impl UnderWay {
     /// The answer, when every shard has answered. The future may be dropped and asked for again.
     pub async fn answer(&mut self) -> Answer {
-        while let Some((receiver, places)) = self.waiting.last_mut() {
+        while let Some((receiver, places)) = self.sent.waiting.last_mut() {
             let Some(Reply::Produce(produced)) = receiver.await else { return Answer::hang_up() };
             assert_eq!(produced.len(), places.len(), "a shard answers each part");
             for (place, produced) in places.iter().zip(produced) {
-                self.outcomes[*place].produced = produced;
+                self.sent.outcomes[*place].produced = produced;
             }
-            self.waiting.pop();
+            self.sent.waiting.pop();
         }
-        match self.acks {
+        match self.sent.acks {
             0 => self.silence(),
             _ => self.call.answer(&self.response(&mut Leaders::new(&self.broker))).unwrap_or_else(|error| {
                 tracing::error!(%error, "a Produce could not be answered");
@@ -206,8 +233,8 @@ impl UnderWay {
 
     /// acks=0 asks for no answer; that something went wrong is told by closing the connection.
     fn silence(&self) -> Answer {
-        match self.outcomes.iter().find(|outcome| outcome.produced.error != ErrorCode::None) {
-            None => Answer::nothing(),
+        match self.sent.outcomes.iter().find(|outcome| outcome.produced.error != ErrorCode::None) {
+            None => Answer { throttle: self.call.throttled(), ..Answer::nothing() },
             Some(outcome) => {
                 tracing::debug!(error = outcome.produced.error.name(), "a Produce with acks=0 failed");
                 Answer::hang_up()
@@ -216,9 +243,9 @@ impl UnderWay {
     }
 
     fn response<'a>(&'a self, leaders: &'a mut Leaders<'_>) -> ProduceResponse<'a> {
-        let mut outcomes = self.outcomes.iter();
-        let mut responses = Vec::with_capacity(self.topics.len());
-        for topic in &self.topics {
+        let mut outcomes = self.sent.outcomes.iter();
+        let mut responses = Vec::with_capacity(self.sent.topics.len());
+        for topic in &self.sent.topics {
             let of_topic = outcomes.by_ref().take(topic.partitions);
             let partition_responses = of_topic.map(|outcome| self.partition_response(outcome, leaders)).collect();
             let name = std::str::from_utf8(&topic.name).expect("the request was decoded from it");

@@ -6,6 +6,7 @@ use engine::controller::{ControllerReply, ControllerRequest};
 use engine::protocol::ErrorCode;
 use engine::protocol::messages::init_producer_id::{InitProducerIdRequest, InitProducerIdResponse};
 
+use crate::authorizer::{Operation, Resource, allows, allows_on_any_topic, authorize};
 use crate::broker::Broker;
 use crate::dispatch::{Answer, Call, Refusal};
 use crate::limits;
@@ -16,7 +17,7 @@ use crate::limits;
 /// If the request cannot be read.
 pub async fn init(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
     let request: InitProducerIdRequest<'_> = call.decode()?;
-    let given = match check(&request) {
+    let given = match may(broker, call, &request).and_then(|()| check(&request)) {
         Ok(()) => next_id(broker).await,
         Err(error) => Err(error),
     };
@@ -29,6 +30,16 @@ pub async fn init(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
             ..Default::default()
         },
     })
+}
+
+/// An idempotent producer must be allowed to write somewhere.
+fn may(broker: &Broker, call: &Call, request: &InitProducerIdRequest<'_>) -> Result<(), ErrorCode> {
+    match request.transactional_id.as_deref() {
+        Some(id) => authorize(broker, call, Operation::Write, Resource::TransactionalId(id)),
+        None if allows(broker, call, Operation::IdempotentWrite, Resource::Cluster) => Ok(()),
+        None if allows_on_any_topic(broker, call, Operation::Write) => Ok(()),
+        None => Err(ErrorCode::ClusterAuthorizationFailed),
+    }
 }
 
 fn check(request: &InitProducerIdRequest<'_>) -> Result<(), ErrorCode> {

@@ -308,6 +308,15 @@ impl Log {
         journal.append(self.entry(EntryKind::LogStart, log_start_offset, log_start_offset, -1), &[], |_| {});
     }
 
+    /// Forgets the sealed segments all of whose offsets lie before the log's start; whether there were any.
+    pub fn forget_old_segments(&mut self) -> bool {
+        let is_old = |pair: &&[Segment]| pair[0].sealed && pair[1].base_offset <= self.log_start_offset;
+        let old = self.segments.windows(2).take_while(is_old).count();
+        self.segments.drain(..old);
+        self.dirty |= old > 0;
+        old > 0
+    }
+
     fn entry(&self, kind: EntryKind, base_offset: i64, end_offset: i64, leader_epoch: i32) -> Entry {
         Entry { kind, id: self.id, ownership: self.ownership, base_offset, end_offset, leader_epoch, length: 0, crc: 0 }
     }

@@ -13,8 +13,12 @@ pub const GROUP_BYTES: usize = 1 << 20;
 /// Files that a journal is made of. Eight, so that an eighth at a time is recycled.
 pub const JOURNAL_FILES: usize = 8;
 
-/// The smallest journal file: it must hold a batch of the largest size (see [`largest_batch`]).
-pub const SMALLEST_JOURNAL_FILE: u64 = 4 << 20;
+/// A journal file's size is a multiple of this; the least is for tests that want to see files used again.
+pub const JOURNAL_FILE_STEP: u64 = 64 << 10;
+
+/// The smallest journal of a broker, for each shard: its files must hold a batch of the largest size that topics
+/// allow by default (see [`largest_batch`]).
+pub const SMALLEST_JOURNAL: u64 = JOURNAL_FILES as u64 * (4 << 20);
 
 /// The largest batch that a journal with files of `file_bytes` takes: half a file, so that a file switch
 /// never wastes more than that.
@@ -32,7 +36,11 @@ pub const DRAIN_BYTES: usize = 512 << 10;
 pub const SEGMENT_WRITE_BYTES: usize = 1 << 20;
 
 /// Partitions that one core drains at the same time.
-pub const DRAINS_AT_ONCE: usize = 4;
+pub const DRAINS_AT_ONCE: usize = 8;
+
+/// Segments that one core flushes at the same time: a filesystem commits what comes together at once, so that a
+/// checkpoint of a thousand partitions costs some tens of commits.
+pub const FLUSHES_AT_ONCE: usize = 32;
 
 /// A run of whole batches that one checksum of the offset index covers (a larger batch is a run alone).
 pub const RUN_BYTES: usize = 64 << 10;

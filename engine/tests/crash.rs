@@ -140,7 +140,7 @@ fn live(seed: u64, crashes: u64) -> (usize, u64) {
         let ready = run.start([1, 3, 2][((seed + life) % 3) as usize]);
         run.world.run_for(Duration::from_millis(200 + (seed * 31 + life * 977) % 1500));
         drop(ready);
-        let kind = if (seed + life) % 2 == 0 { CrashKind::PowerLoss } else { CrashKind::Kill };
+        let kind = if (seed + life).is_multiple_of(2) { CrashKind::PowerLoss } else { CrashKind::Kill };
         run.world.crash(run.node, kind);
         run.world.run_for(Duration::from_secs(40));
     }

@@ -1,5 +1,4 @@
 //! What no compiler checks: the direction of the layers, and that the README speaks of files that exist.
-#![expect(clippy::disallowed_methods, reason = "the test reads the sources themselves")]
 
 use std::path::{Path, PathBuf};
 

@@ -64,10 +64,10 @@ pub struct Serve {
     /// Processor for the metadata [default: with four or more cores the last one, else it shares one]
     #[arg(long, value_name = "LIST")]
     metadata_cores: Option<String>,
-    /// Memory to use, such as 8GiB [default: half of what there is]
+    /// Memory to use, such as 8GiB [default: 1GiB for each core, at most half of what there is]
     #[arg(long, value_name = "SIZE")]
     memory: Option<String>,
-    /// Journal on disk for all cores together, such as 2GiB [default: 1GiB]
+    /// Journal on disk for all cores together, such as 2GiB [default: 256MiB for each core]
     #[arg(long, value_name = "SIZE")]
     journal: Option<String>,
     /// Microseconds that a core looks for work before it sleeps: lower latency for more processor time [default: 0]
@@ -104,8 +104,8 @@ pub struct Settings {
     pub metadata_cores: Option<Vec<usize>>,
     /// Memory in bytes, if named.
     pub memory_bytes: Option<u64>,
-    /// The journals of all cores together, in bytes.
-    pub journal_bytes: u64,
+    /// The journals of all cores together, in bytes, if given.
+    pub journal_bytes: Option<u64>,
     /// How long a core looks for work before it sleeps.
     pub spin: std::time::Duration,
     /// Whether partitions that lost records to the disk take writes again.
@@ -116,7 +116,6 @@ pub struct Settings {
 
 const DEFAULT_DATA_DIR: &str = "./corelog-data";
 const DEFAULT_LISTEN: &str = "127.0.0.1:9092";
-const DEFAULT_JOURNAL_BYTES: u64 = 1 << 30;
 
 /// The largest configuration file that is read, in bytes.
 const LARGEST_FILE: u64 = 1 << 20;
@@ -181,7 +180,7 @@ impl Serve {
             cores: cores("cores", &self.cores)?,
             metadata_cores: cores("metadata-cores", &self.metadata_cores)?,
             memory_bytes: size("memory", &self.memory)?,
-            journal_bytes: size("journal", &self.journal)?.unwrap_or(DEFAULT_JOURNAL_BYTES),
+            journal_bytes: size("journal", &self.journal)?,
             spin: std::time::Duration::from_micros(self.spin_us.unwrap_or(0)),
             data_dir: self.data_dir.unwrap_or_else(|| DEFAULT_DATA_DIR.into()),
             accept_loss: self.accept_loss,

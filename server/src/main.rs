@@ -14,6 +14,7 @@ use engine::controller::Settings as BrokerSettings;
 use engine::io::Io;
 use engine::io::mailbox::Mailbox;
 use engine::io::uring::{self, CoreSpec};
+use engine::limits::SMALLEST_JOURNAL;
 use engine::shard::{Message, NodeConfig, node_mailboxes};
 
 #[global_allocator]
@@ -21,6 +22,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Memory if there is no telling how much the machine has.
 const FALLBACK_MEMORY: u64 = 1 << 30;
+/// Memory of each shard by default, half of it the tail's cache. Consumers that keep up need far less, those that
+/// do not read whole runs from the disk; more would be cleared page by page for nothing.
+const MEMORY_PER_SHARD: u64 = 1 << 30;
+/// Journal of each shard by default: a start after kill -9 reads some three of its eight files, in a fraction of a
+/// second.
+const JOURNAL_PER_SHARD: u64 = 256 << 20;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -54,12 +61,13 @@ fn run(settings: &Settings) -> Result<(), String> {
 }
 
 fn broker_config(settings: &Settings, plan: &CorePlan) -> Result<Arc<BrokerConfig>, String> {
+    let shards = plan.shards.len() as u64;
     let node = NodeConfig {
         data_dir: settings.data_dir.clone(),
         node_id: settings.node_id,
         shards: plan.shards.len(),
-        journal_bytes: settings.journal_bytes,
-        memory_bytes: settings.memory_bytes.unwrap_or_else(half_of_memory),
+        journal_bytes: settings.journal_bytes.unwrap_or(JOURNAL_PER_SHARD * shards).max(SMALLEST_JOURNAL * shards),
+        memory_bytes: settings.memory_bytes.unwrap_or_else(|| half_of_memory().min(MEMORY_PER_SHARD * shards)),
         settings: BrokerSettings::new(settings.node_id, settings.broker_configs.clone())?,
         accept_loss: settings.accept_loss,
     };

@@ -50,6 +50,8 @@ pub struct Checkpoint {
     io: Io,
     dir: PathBuf,
     generation: u64,
+    /// Generations that the next one replaces.
+    superseded: Vec<u64>,
     files: Option<[File; 2]>,
     position: u64,
     snapshot_bytes: u64,
@@ -64,7 +66,7 @@ fn path(dir: &Path, generation: u64, mirror: usize) -> PathBuf {
 impl Checkpoint {
     /// The successor of `generation`; the first write makes its files.
     pub fn after(io: Io, dir: PathBuf, generation: u64) -> Checkpoint {
-        Checkpoint { io, dir, generation, files: None, position: 0, snapshot_bytes: 0, index: 0, last_crc: 0 }
+        Checkpoint { io, dir, generation, superseded: Vec::new(), files: None, position: 0, snapshot_bytes: 0, index: 0, last_crc: 0 }
     }
 
     /// Whether the next frame must hold every partition.
@@ -72,13 +74,20 @@ impl Checkpoint {
         self.files.is_none() || self.position > self.snapshot_bytes * 3 + SLACK_BYTES
     }
 
-    /// Begins a new generation with every partition; the older one is removed once this one is durable.
+    /// A write has failed: what is behind the last whole frame is not to be relied on, nor added to.
+    pub fn begin_anew(&mut self) {
+        if self.files.take().is_some() {
+            self.superseded.push(self.generation);
+        }
+    }
+
+    /// Begins a new generation with every partition; the older ones are removed once this one is durable.
     pub async fn write_snapshot<'a>(
         &mut self,
         start: ReplayStart,
         logs: impl Iterator<Item = &'a LogRecord>,
     ) -> io::Result<()> {
-        let previous = self.files.take().map(|_| self.generation);
+        self.begin_anew();
         self.generation += 1;
         (self.position, self.index, self.last_crc) = (0, 0, 0);
         let mode = OpenMode::Create;
@@ -88,8 +97,8 @@ impl Checkpoint {
         self.write(start, logs, &[]).await?;
         self.snapshot_bytes = self.position;
         self.io.sync_dir(&self.dir).await?;
-        if let Some(previous) = previous {
-            remove_generation(&self.io, &self.dir, previous).await?;
+        for superseded in std::mem::take(&mut self.superseded) {
+            remove_generation(&self.io, &self.dir, superseded).await?;
         }
         Ok(())
     }

@@ -188,7 +188,9 @@ impl Journal {
             return false;
         }
         let size = state.open.size_with(len, state.last_entries.len());
-        if !state.open.is_empty() && size > GROUP_BYTES {
+        // In the smallest files a group leaves room for the next one's copy of its directory.
+        let most = GROUP_BYTES.min(crate::limits::largest_batch(self.config.file_bytes));
+        if !state.open.is_empty() && size > most {
             return false;
         }
         let left = state.current.as_ref().map_or(0, |current| self.config.file_bytes - current.position);
@@ -261,6 +263,14 @@ impl Journal {
     /// Files in use, of [`JOURNAL_FILES`]: full ones and the current one.
     pub fn files_in_use(&self) -> usize {
         self.state.borrow().full.len() + 1
+    }
+
+    /// The oldest file with a group that has not been handed out yet: its partitions cannot know of it.
+    pub fn oldest_unsettled_file(&self) -> Option<u64> {
+        let state = self.state.borrow();
+        let in_flight = state.in_flight.iter().filter_map(|written| written.group.as_ref());
+        let durable = state.durable.iter().map(|durable| &durable.group);
+        in_flight.chain(durable).map(|group| group.place.lineage.file_sequence).min()
     }
 
     /// Bytes appended since the start.

@@ -239,6 +239,11 @@ impl Log {
         self.damaged.iter().copied().find(|(from, to)| (*from..*to).contains(&offset))
     }
 
+    /// Where the first damaged range behind `offset` begins; beyond all offsets if there is none.
+    pub fn damage_behind(&self, offset: i64) -> i64 {
+        self.damaged.iter().map(|range| range.0).filter(|from| *from > offset).min().unwrap_or(i64::MAX)
+    }
+
     /// New values of the topic's configs.
     pub fn configure(&mut self, config: LogConfig) {
         self.config = config;

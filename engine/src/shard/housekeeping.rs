@@ -4,13 +4,16 @@
 //! Order is everything here: drain, flush, checkpoint, and only then are journal files used again. A full
 //! disk is not a failure: the journal keeps what it has, produce is refused, and it is tried again.
 
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::{Shard, logs};
 use crate::io::Class;
-use crate::limits::{DRAIN_BYTES, DRAINS_AT_ONCE, JOURNAL_FILES};
+use crate::io::local::Bell;
+use crate::limits::{DRAIN_BYTES, DRAINS_AT_ONCE, FLUSHES_AT_ONCE, JOURNAL_FILES};
 use crate::log::checkpoint::{Checkpoint, ReplayStart};
 use crate::log::drain::{self, SharedLog};
 use crate::log::partition_log::LogRecord;
@@ -102,22 +105,38 @@ impl Shard {
 
     /// Drains these logs, at most [`DRAINS_AT_ONCE`] at a time; the first error is the result.
     async fn drain_all(self: &Rc<Shard>, list: Vec<SharedLog>) -> io::Result<()> {
-        let first_error = Rc::new(std::cell::RefCell::new(None));
-        for log in list {
-            self.drained.until(|| (self.drains.get() < DRAINS_AT_ONCE).then_some(())).await;
-            self.drains.set(self.drains.get() + 1);
-            let (shard, errors) = (self.clone(), first_error.clone());
+        let drain = |shard: Rc<Shard>, log| async move { drain::drain(&shard.io, &log, &shard.drained).await };
+        self.on_each(list, DRAINS_AT_ONCE, drain).await.map(drop)
+    }
+
+    /// Does `work` with each log, at most `at_once` at a time, and gives the results in the list's order. With an
+    /// error, the first of them, but not before all have ended.
+    async fn on_each<T, F>(
+        self: &Rc<Shard>,
+        list: Vec<SharedLog>,
+        at_once: usize,
+        work: impl Fn(Rc<Shard>, SharedLog) -> F,
+    ) -> io::Result<Vec<T>>
+    where
+        T: 'static,
+        F: Future<Output = io::Result<T>> + 'static,
+    {
+        let (ended, running) = (Bell::default(), Rc::new(Cell::new(0)));
+        let results = Rc::new(RefCell::new(BTreeMap::new()));
+        for (index, log) in list.into_iter().enumerate() {
+            ended.until(|| (running.get() < at_once).then_some(())).await;
+            running.set(running.get() + 1);
+            let task = work(self.clone(), log);
+            let (ended, running, results) = (ended.clone(), running.clone(), results.clone());
             self.io.spawn(Class::Background, async move {
-                if let Err(error) = drain::drain(&shard.io, &log, &shard.drained).await {
-                    errors.borrow_mut().get_or_insert(error);
-                }
-                shard.drains.set(shard.drains.get() - 1);
-                shard.drained.ring();
+                let result = task.await;
+                results.borrow_mut().insert(index, result);
+                running.set(running.get() - 1);
+                ended.ring();
             });
         }
-        self.drained.until(|| (self.drains.get() == 0).then_some(())).await;
-        let result = first_error.borrow_mut().take();
-        result.map_or(Ok(()), Err)
+        ended.until(|| (running.get() == 0).then_some(())).await;
+        results.take().into_values().collect()
     }
 
     /// Brings every log past the files before the current one, says so durably, and gives them back.
@@ -133,14 +152,18 @@ impl Shard {
         if planted!(RecycleBeforeSegmentFlush) {
             self.journal.release_before(target);
         }
-        self.write_checkpoint(target).await?;
-        // A log that grew meanwhile may still need an old file: then it is the next checkpoint's.
-        let logs = logs(&self.partitions.borrow());
-        let oldest = logs.iter().filter_map(|log| log.borrow().oldest_journal_file()).min();
-        if oldest.is_none_or(|oldest| oldest >= target) {
-            self.journal.release_before(target);
-        }
+        let replay_from = self.oldest_needed_file().map_or(target, |oldest| oldest.min(target));
+        self.write_checkpoint(replay_from).await?;
+        self.journal.release_before(replay_from);
         Ok(())
+    }
+
+    /// The oldest journal file that holds something which is in no segment: also of groups that were in flight when
+    /// the logs were looked at, and of logs that have grown since.
+    fn oldest_needed_file(&self) -> Option<u64> {
+        let logs = logs(&self.partitions.borrow());
+        let needed = logs.iter().filter_map(|log| log.borrow().oldest_journal_file());
+        needed.chain(self.journal.oldest_unsettled_file()).min()
     }
 
     /// Puts what small logs have in old files into the journal once more; gives back those for which there
@@ -169,6 +192,10 @@ impl Shard {
     pub(super) async fn write_checkpoint(self: &Rc<Shard>, replay_from: u64) -> io::Result<()> {
         let mut checkpoint = self.checkpoint.borrow_mut().take().expect("one checkpoint is written at a time");
         let result = self.write_checkpoint_to(&mut checkpoint, replay_from).await;
+        if result.is_err() {
+            // What the logs think is written down may not be: the next one holds them all, in files of its own.
+            checkpoint.begin_anew();
+        }
         *self.checkpoint.borrow_mut() = Some(checkpoint);
         result
     }
@@ -176,13 +203,10 @@ impl Shard {
     async fn write_checkpoint_to(self: &Rc<Shard>, checkpoint: &mut Checkpoint, replay_from: u64) -> io::Result<()> {
         let all = checkpoint.wants_snapshot();
         let removed = self.removed.borrow().clone();
-        let logs = logs(&self.partitions.borrow());
-        let mut records = Vec::new();
-        for log in &logs {
-            if all || log.borrow().is_dirty() {
-                records.push(self.flush(log).await?);
-            }
-        }
+        let mut changed = logs(&self.partitions.borrow());
+        changed.retain(|log| all || log.borrow().is_dirty());
+        let flush = |shard: Rc<Shard>, log| async move { shard.flush(&log).await };
+        let records = self.on_each(changed, FLUSHES_AT_ONCE, flush).await?;
         let start = ReplayStart {
             journal: self.journal.id(),
             file_sequence: replay_from,

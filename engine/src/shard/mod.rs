@@ -70,7 +70,6 @@ pub struct Shard {
     drained: Bell,
     /// Rings when there may be something to drain or to checkpoint.
     housekeeping: Bell,
-    drains: Cell<usize>,
     disk_full: Cell<bool>,
     stopping: Cell<bool>,
     /// Whether drains and checkpoints are under way.
@@ -129,7 +128,6 @@ impl Shard {
             started: Bell::default(),
             drained: Bell::default(),
             housekeeping: Bell::default(),
-            drains: Cell::new(0),
             disk_full: Cell::new(false),
             stopping: Cell::new(false),
             keeping_house: Cell::new(false),

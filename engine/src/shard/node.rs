@@ -21,7 +21,7 @@ use crate::controller::{ControllerReply, ControllerRequest, MetadataImage, Setti
 use crate::io::local::{self, Bell};
 use crate::io::mailbox::{Mailbox, mailboxes};
 use crate::io::{Class, DetachedStream, Io, OpenMode, Stream};
-use crate::limits::{JOURNAL_FILES, SMALLEST_JOURNAL_FILE, largest_batch};
+use crate::limits::{JOURNAL_FILE_STEP, JOURNAL_FILES, largest_batch};
 use crate::log::checkpoint::{self, Checkpoint};
 use crate::log::journal::{DiskFailure, Journal, JournalConfig, JournalStart, lock};
 use crate::log::recovery::{self, Piece, Recovered, RecoveredJournal, RecoveredLog};
@@ -49,7 +49,7 @@ pub struct NodeConfig {
 impl NodeConfig {
     fn journal_file_bytes(&self) -> u64 {
         let bytes = self.journal_bytes / (self.shards as u64 * JOURNAL_FILES as u64);
-        bytes.max(SMALLEST_JOURNAL_FILE).next_multiple_of(1 << 20)
+        bytes.max(JOURNAL_FILE_STEP).next_multiple_of(JOURNAL_FILE_STEP)
     }
 }
 
@@ -453,14 +453,17 @@ fn new_journal(io: &Io) -> JournalStart {
     JournalStart { journal, file_sequence: 1, last_sequence: 0, last_crc: 0 }
 }
 
+/// Makes a directory if it is not there. Its name is flushed also if it is: an earlier start may have been
+/// killed before it came to that, and what is then put into the directory is no safer than its name.
 async fn make_dir(io: &Io, dir: &Path) -> io::Result<()> {
     match io.create_dir(dir).await {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error),
-        Ok(()) => match dir.parent() {
-            Some(parent) => io.sync_dir(parent).await,
-            None => Ok(()),
-        },
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    match dir.parent() {
+        Some(here) if here.as_os_str().is_empty() => io.sync_dir(Path::new(".")).await,
+        Some(parent) => io.sync_dir(parent).await,
+        None => Ok(()),
     }
 }
 

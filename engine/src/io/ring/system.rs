@@ -23,6 +23,13 @@ pub(in crate::io) fn monotonic_ns() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
+/// Memory comes in small pages from here on. What a core allocates is mostly small beside a huge page, is reused
+/// from pools, and had each of its allocations cleared as 2 MiB: 5 of 8 CPU-seconds per GB produced were that.
+pub(in crate::io) fn without_huge_pages() {
+    // SAFETY: the call takes no memory. Where the kernel knows no huge pages it fails, and nothing is lost.
+    let _ = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
+}
+
 /// Random numbers from the kernel.
 pub(in crate::io) fn random() -> [u64; 32] {
     let mut numbers = [0u64; 32];

@@ -124,7 +124,10 @@ impl FileData {
         let Some(page) = self.pages.get_mut(&index).filter(|_| within != 0) else { return };
         if let Some(now) = now {
             let first = within / SECTOR;
+            let content = page.current.clone();
             page.make_dirty(sector_mask(first, PAGE / SECTOR - first), now);
+            // A page of which every sector changes hands its content over; here its front stays.
+            page.current = content;
             self.dirty.insert(index);
         }
         if let Some(content) = &mut page.current {

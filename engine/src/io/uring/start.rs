@@ -113,6 +113,7 @@ where
     check_processors(&cores)?;
     let failed = |core| move |source| StartError::System { core, source };
     abort_on_panic();
+    system::without_huge_pages();
     system::catch_termination().map_err(failed(0))?;
     let doorbell = |core| Ok(Doorbell::new(system::eventfd().map_err(failed(core))?));
     let doorbells: Arc<[Doorbell]> = (0..cores.len()).map(doorbell).collect::<Result<Vec<_>, _>>()?.into();

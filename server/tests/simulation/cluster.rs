@@ -1,0 +1,93 @@
+//! The broker's machine and its lives: start, end, what it said when it did not start.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use corelog::broker::{self, BrokerConfig, Shared};
+use engine::controller::Settings;
+use engine::io::sim::{Faults, NodeId, World};
+use engine::shard::{NodeConfig, node_mailboxes};
+
+const PORT: u16 = 9092;
+pub(crate) const DATA_DIR: &str = "/data";
+
+/// What of a broker's configuration a seed draws.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    /// For each shard: small, so that files are used again within a seed.
+    pub(crate) journal_bytes: u64,
+    /// For each shard: small, so that reads come from the disk.
+    pub(crate) memory_bytes: u64,
+}
+
+/// One broker and the machine of its clients.
+pub(crate) struct Cluster {
+    pub(crate) world: World,
+    pub(crate) broker: NodeId,
+    pub(crate) clients: NodeId,
+    pub(crate) address: SocketAddr,
+    layout: Layout,
+    ready: Rc<Cell<bool>>,
+    failures: Rc<RefCell<Vec<String>>>,
+}
+
+impl Cluster {
+    pub(crate) fn new(seed: u64, faults: Faults, layout: Layout) -> Cluster {
+        let world = World::new(seed, faults);
+        let (broker, clients) = (world.add_node(), world.add_node());
+        let address = SocketAddr::new(world.address(broker), PORT);
+        Cluster { world, broker, clients, address, layout, ready: Rc::default(), failures: Rc::default() }
+    }
+
+    /// Starts a life of the broker, with so many shards and one core for the metadata. As in its `main`, a core
+    /// that fails ends the process.
+    pub(crate) fn start(&self, shards: usize) {
+        self.ready.set(false);
+        let node = NodeConfig {
+            data_dir: DATA_DIR.into(),
+            node_id: 1,
+            shards,
+            journal_bytes: self.layout.journal_bytes * shards as u64,
+            memory_bytes: self.layout.memory_bytes * shards as u64,
+            settings: Settings::new(1, BTreeMap::new()).expect("defaults are valid"),
+            accept_loss: false,
+        };
+        let mut mailboxes: Vec<_> = node_mailboxes(&node).into_iter().map(Some).collect();
+        let config = Arc::new(BrokerConfig {
+            node: Arc::new(node),
+            listen: self.address,
+            advertised_host: self.address.ip().to_string(),
+            advertised_port: 0,
+            shared: Shared::default(),
+        });
+        self.world.start(self.broker, shards + 1, |io| {
+            let mailbox = mailboxes[io.core()].take().expect("a core starts once");
+            let (config, ready, failures) = (config.clone(), self.ready.clone(), self.failures.clone());
+            let killer = self.world.killer(self.broker);
+            async move {
+                if let Err(failure) = broker::run_core(io, mailbox, config, |_, _| ready.set(true)).await {
+                    failures.borrow_mut().push(failure.to_string());
+                    killer.kill();
+                    std::future::pending::<()>().await;
+                }
+            }
+        });
+    }
+
+    /// Whether clients can connect in this life.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready.get()
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.world.is_running(self.broker)
+    }
+
+    /// Why lives ended by themselves, since this was asked last.
+    pub(crate) fn take_failures(&self) -> Vec<String> {
+        self.failures.take()
+    }
+}

@@ -1,0 +1,52 @@
+//! The whole broker in simulation, under load and faults, judged by what its clients were told.
+//!
+//! One seed is one history: a broker of one to four shards, idempotent and plain producers, consumers and an
+//! admin, all over Kafka's protocol; crashes and power losses, also while it starts, failing, slow and full disks,
+//! lost connections, jumping clocks, other cores in each life. Every odd seed also damages the disk at rest.
+//!
+//! `cargo test -p corelog --test simulation` runs 200 seeds; `SEEDS=5000` more of them, from `SEED` on (0), on
+//! `THREADS` (2). `SEED=123 cargo test -p corelog --test simulation` replays one,
+//! `CORELOG_LOG=info` with what its broker says.
+
+mod chance;
+mod clients;
+mod cluster;
+mod consumer;
+mod producer;
+mod report;
+mod seed;
+mod wire;
+
+use report::run_seeds;
+
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
+}
+
+/// `CORELOG_LOG=debug` shows what a seed's broker says.
+fn show_log() {
+    if let Ok(filter) = std::env::var("CORELOG_LOG") {
+        let subscriber = tracing_subscriber::fmt().with_env_filter(filter).without_time().with_target(false);
+        subscriber.try_init().ok();
+    }
+}
+
+#[test]
+fn acknowledged_records_are_kept() {
+    show_log();
+    let first = setting("SEED");
+    let seeds = setting("SEEDS").unwrap_or(if first.is_some() { 1 } else { 200 });
+    let first = first.unwrap_or(0);
+    let threads = setting("THREADS").unwrap_or(2);
+    let report = run_seeds(first..first + seeds, threads as usize);
+    println!("{report}");
+    let red = report.red();
+    assert!(red.is_empty(), "{}", red.join("\n"));
+}
+
+#[test]
+fn a_seed_is_one_history() {
+    for seed in [7, 8] {
+        assert_eq!(seed::live(seed).trace, seed::live(seed).trace, "seed {seed}");
+    }
+}

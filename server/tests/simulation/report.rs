@@ -1,0 +1,113 @@
+//! Many seeds on some threads, and what they came to together.
+
+use std::fmt;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use engine::io::sim::{Coverage, FaultClass};
+
+use crate::seed::{LEAST_ACKNOWLEDGED, Outcome, live};
+
+/// With fewer seeds than this a class of faults may by chance not fire.
+const SEEDS_FOR_COVERAGE: u64 = 100;
+/// Violations that are printed for a seed.
+const SHOWN: usize = 6;
+
+/// What many seeds came to.
+#[derive(Default)]
+pub(crate) struct Report {
+    seeds: u64,
+    sent: u64,
+    acknowledged: u64,
+    read: u64,
+    crashes: u64,
+    starts: u64,
+    coverage: Coverage,
+    failed: Vec<(u64, Vec<String>)>,
+}
+
+/// Lives one seed; a panic in it is a failure like any other.
+pub(crate) fn judge(seed: u64) -> Result<Outcome, Vec<String>> {
+    let outcome = catch_unwind(AssertUnwindSafe(|| live(seed))).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        vec![format!("panic: {}", text.unwrap_or_default())]
+    })?;
+    let mut wrong: Vec<_> = outcome.violations.iter().map(ToString::to_string).collect();
+    if wrong.is_empty() && (outcome.summary.acknowledged < LEAST_ACKNOWLEDGED || outcome.crashes == 0) {
+        wrong.push("too little was acknowledged, or nothing crashed".to_owned());
+    }
+    if wrong.is_empty() { Ok(outcome) } else { Err(wrong) }
+}
+
+/// Lives all of `seeds`.
+pub(crate) fn run_seeds(seeds: Range<u64>, threads: usize) -> Report {
+    let next = AtomicU64::new(seeds.start);
+    let report = Mutex::new(Report { seeds: seeds.end - seeds.start, ..Report::default() });
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some(seed) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|seed| *seed < seeds.end) {
+                    let outcome = judge(seed);
+                    report.lock().expect("nobody panics with it").add(seed, outcome);
+                }
+            });
+        }
+    });
+    let mut report = report.into_inner().expect("nobody panics with it");
+    report.failed.sort();
+    report
+}
+
+impl Report {
+    fn add(&mut self, seed: u64, outcome: Result<Outcome, Vec<String>>) {
+        match outcome {
+            Ok(outcome) => {
+                self.sent += outcome.summary.sent;
+                self.acknowledged += outcome.summary.acknowledged;
+                self.read += outcome.summary.read;
+                self.crashes += outcome.crashes;
+                self.starts += outcome.starts;
+                self.coverage.merge(&outcome.coverage);
+            }
+            Err(wrong) => {
+                let shown: Vec<_> = wrong.iter().take(SHOWN).map(String::as_str).collect();
+                println!("seed {seed} ({} violations): {}", wrong.len(), shown.join("; "));
+                self.failed.push((seed, wrong));
+            }
+        }
+    }
+
+    /// What must not be.
+    pub(crate) fn red(&self) -> Vec<String> {
+        let failed = self.failed.iter().map(|(seed, wrong)| {
+            format!("seed {seed}: {} (SEED={seed} cargo test -p corelog --test simulation)", wrong[0])
+        });
+        let silent = self.coverage.iter().filter(|(class, times)| *times == 0 && self.seeds >= SEEDS_FOR_COVERAGE && !is_damage(*class));
+        failed.chain(silent.map(|(class, _)| format!("{class:?} never happened"))).collect()
+    }
+}
+
+fn is_damage(class: FaultClass) -> bool {
+    matches!(class, FaultClass::BitFlip | FaultClass::LostWrite | FaultClass::MisdirectedWrite)
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} seeds, {} failed: {} values sent, {} acknowledged, {} read, {} starts, {} crashes",
+            self.seeds,
+            self.failed.len(),
+            self.sent,
+            self.acknowledged,
+            self.read,
+            self.starts,
+            self.crashes
+        )?;
+        let classes: Vec<_> = self.coverage.iter().map(|(class, times)| format!("{class:?} {times}")).collect();
+        write!(f, "faults: {}", classes.join(", "))
+    }
+}

@@ -19,6 +19,7 @@ use engine::io::{Class, Instant, Stream};
 use engine::protocol::frame::{FrameError, PREFIX_BYTES, announced_size, next_frame};
 use futures_lite::future;
 
+use crate::authorizer::Client;
 use crate::broker::Broker;
 use crate::budget::Reservation;
 use crate::dispatch::{self, Answer, Call, Overlap, Pending, Refusal};
@@ -29,6 +30,7 @@ pub struct Connection {
     broker: Rc<Broker>,
     stream: Stream,
     peer: SocketAddr,
+    client: Rc<Client>,
     window: RefCell<Window>,
     /// Rings when the window changes.
     changed: Bell,
@@ -40,6 +42,8 @@ pub struct Connection {
     in_body: Cell<bool>,
     /// By when the request whose memory is reserved must have arrived.
     body_due: Cell<Option<Instant>>,
+    /// Until when no request is taken from the client, for it has used too much.
+    muted_until: Cell<Instant>,
 }
 
 /// The requests under way, oldest first.
@@ -100,16 +104,19 @@ impl Connection {
         };
         let active = Cell::new(broker.io().now());
         let (window, changed) = (RefCell::new(window), Bell::default());
+        let client = Rc::new(Client::anonymous(peer.ip(), broker.quotas.clone()));
         Connection {
             broker,
             stream,
             peer,
+            client,
             window,
             changed,
             active,
             writing_since: Cell::new(None),
             in_body: Cell::new(false),
             body_due: Cell::new(None),
+            muted_until: Cell::default(),
         }
     }
 
@@ -137,6 +144,7 @@ impl Connection {
         let mut reader =
             Reader { connection: self, buffer: BytesMut::new(), size: *limits::READ_BYTES.start(), held: None };
         loop {
+            self.unmuted().await;
             let (frame, held) = match reader.next().await {
                 Ok(next) => next,
                 Err(end) => return end,
@@ -149,8 +157,9 @@ impl Connection {
 
     async fn start(self: &Rc<Self>, frame: Bytes, held: Reservation) -> Result<(), End> {
         let bytes = frame.len();
-        let call = Call::open(frame).map_err(End::Refused)?;
+        let call = Call::open(frame, self.client.clone()).map_err(End::Refused)?;
         self.admit(call.overlap(), bytes).await?;
+        self.unmuted().await;
         let pending = dispatch::start(&self.broker, self, call).await.map_err(End::Refused)?;
         let mut window = self.window.borrow_mut();
         window.unanswered += 1;
@@ -159,6 +168,24 @@ impl Connection {
         drop(window);
         self.changed.ring();
         Ok(())
+    }
+
+    /// Waits until the client may be heard again, or is gone. Nothing is read meanwhile: it is held back by what
+    /// its own machine buffers.
+    async fn unmuted(&self) {
+        let io = self.broker.io();
+        while io.now() < self.muted_until.get() && !self.window.borrow().writer_gone {
+            let seen = self.changed.rings();
+            future::or(io.sleep_until(self.muted_until.get()), self.changed.rung_since(seen)).await;
+        }
+    }
+
+    /// Takes no request for a while.
+    fn mute(&self, time: Duration) {
+        if !time.is_zero() {
+            let until = self.broker.io().now() + time;
+            self.muted_until.set(self.muted_until.get().max(until));
+        }
     }
 
     /// Waits until a request may start beside those under way.
@@ -239,7 +266,7 @@ impl Connection {
     /// Whether the connection has outstayed its welcome.
     fn is_overdue(&self, now: Instant) -> bool {
         let quiet = now.since(self.active.get());
-        let waits = self.window.borrow().unanswered > 0;
+        let waits = self.window.borrow().unanswered > 0 || now < self.muted_until.get();
         let stalled = self.writing_since.get().is_some_and(|since| now.since(since) > limits::WRITE_STALL);
         let late = self.body_due.get().is_some_and(|due| now > due);
         stalled || late || self.in_body.get() && quiet > limits::BODY_STALL || !waits && quiet > self.broker.limits.idle
@@ -334,10 +361,13 @@ async fn write_answers(connection: Rc<Connection>) {
         let mut close = first.close;
         let mut chunks = first.chunks;
         let mut held = vec![first.held];
+        // Before the window says that the request is answered, so that none behind it slips through.
+        connection.mute(first.throttle);
         while !close && bytes < limits::WRITE_BATCH_BYTES {
             let Some(more) = connection.ready_answer().await else { break };
             bytes += more.bytes();
             close = more.close;
+            connection.mute(more.throttle);
             chunks.extend(more.chunks);
             held.push(more.held);
         }

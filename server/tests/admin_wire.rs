@@ -143,6 +143,39 @@ fn deleted_records_stay_deleted_over_a_loss_of_power() {
 }
 
 #[test]
+fn whole_segments_before_the_start_give_back_their_room() {
+    let bench = Bench::new(10, &[]);
+    bench.ask(|io, address| async move {
+        let mut client = Client::connect(&io, address, "c").await;
+        let mut request = topic("t", 1);
+        let size = CreatableTopicConfig { name: "segment.bytes".into(), value: Some("1048576".into()) };
+        request.topics[0].configs.push(size);
+        client.ask(&request, 7).await;
+        for offset in 0..4 {
+            assert_eq!(appended(&mut client, "t", 900_000).await, (0, offset));
+        }
+        // Housekeeping drains them.
+        io.sleep(Duration::from_secs(5)).await;
+    });
+    assert_eq!(bench.files(".log"), 4);
+    bench.ask(|io, address| async move {
+        let mut client = Client::connect(&io, address, "c").await;
+        assert_eq!(deleted(&mut client, "t", 3).await, (0, 3));
+        io.sleep(Duration::from_secs(5)).await;
+        assert_eq!(fetched(&mut client, "t", 3).await, 0);
+    });
+    assert_eq!(bench.files(".log"), 1, "only the segment that holds offset 3 is left");
+    bench.lose_power();
+    bench.run_for(Duration::from_secs(2));
+    bench.ask(|io, address| async move {
+        let mut client = Client::connect(&io, address, "c").await;
+        assert_eq!(first_offset(&mut client, "t").await, 3);
+        assert_eq!(fetched(&mut client, "t", 3).await, 0);
+        assert_eq!(appended(&mut client, "t", 1).await, (0, 4));
+    });
+}
+
+#[test]
 fn what_is_compacted_is_not_deleted() {
     Bench::new(1, &[]).ask(|io, address| async move {
         let mut client = Client::connect(&io, address, "c").await;
@@ -413,9 +446,8 @@ fn acls_are_obeyed_by_every_handler() {
         let all = client.ask(&all, 12).await;
         let names: Vec<_> = all.topics.iter().map(|topic| topic.name.as_deref().expect("a name")).collect();
         assert_eq!(names, ["free", "readable"]);
-        let paged =
-            client.ask(&DescribeTopicPartitionsRequest { response_partition_limit: 10, ..Default::default() }, 0);
-        let paged = paged.await;
+        let page = DescribeTopicPartitionsRequest { response_partition_limit: 10, ..Default::default() };
+        let paged = client.ask(&page, 0).await;
         assert_eq!(paged.topics.len(), 2);
         let readable =
             paged.topics.iter().find(|topic| topic.name.as_deref() == Some("readable")).expect("it is there");

@@ -77,7 +77,7 @@ impl Encoder {
 
     /// A response's field `ThrottleTimeMs`.
     pub(super) fn throttle_time(&mut self, time_ms: i32) {
-        self.i32(time_ms.max(self.throttle_time_ms));
+        self.i32(if self.throttle_time_ms > 0 { time_ms.max(self.throttle_time_ms) } else { time_ms });
     }
 
     /// The output, in chunks to be sent one after another; or the first error met.

@@ -203,15 +203,9 @@ fn quorum_of(broker: &Broker, topic: &str, partition_index: i32) -> ResponsePart
 pub async fn update_features(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
     let request: UpdateFeaturesRequest<'_> = call.decode()?;
     let result = match may(broker, call, Operation::Alter) {
-        Ok(()) => finalise(broker, &request, call.version).await?,
+        Ok(()) => finalise(broker, &request, call.version).await?.map_err(of_all_features),
         refused => refused,
     };
-    let result = result.map_err(|refused| Refused {
-        message: refused
-            .message
-            .map(|why| format!("The update failed for all features since the following feature had an error: {why}")),
-        ..refused
-    });
     let (error_code, error_message) = outcome(&result);
     let results = request.feature_updates.iter().map(|update| UpdatableFeatureResult {
         feature: update.feature.clone(),
@@ -225,6 +219,11 @@ pub async fn update_features(broker: &Rc<Broker>, call: &Call) -> Result<Answer,
         results,
         ..Default::default()
     })
+}
+
+fn of_all_features(refused: Refused) -> Refused {
+    let because = "The update failed for all features since the following feature had an error";
+    Refused { message: refused.message.map(|why| format!("{because}: {why}")), ..refused }
 }
 
 async fn finalise(

@@ -75,6 +75,16 @@ impl Bench {
         self.start();
     }
 
+    /// Lets time pass.
+    pub fn run_for(&self, duration: Duration) {
+        self.world.run_for(duration);
+    }
+
+    /// How many files of the broker have this ending.
+    pub fn files(&self, ending: &str) -> usize {
+        self.world.files(self.broker).iter().filter(|(path, _)| path.to_string_lossy().ends_with(ending)).count()
+    }
+
     /// Runs a client.
     pub fn ask<T: 'static, F: Future<Output = T> + 'static>(&self, make: impl FnOnce(Io, SocketAddr) -> F) -> T {
         let address = self.address;

@@ -19,7 +19,7 @@ const PORT: u16 = 9092;
 const SHARDS: usize = 2;
 
 /// A broker that runs, and a machine for its clients.
-pub struct Bench {
+pub(crate) struct Bench {
     world: World,
     broker: NodeId,
     clients: NodeId,
@@ -29,7 +29,7 @@ pub struct Bench {
 
 impl Bench {
     /// A broker with these settings, under Kafka's names.
-    pub fn new(seed: u64, configs: &[(&str, &str)]) -> Bench {
+    pub(crate) fn new(seed: u64, configs: &[(&str, &str)]) -> Bench {
         let world = World::new(seed, Faults::none());
         let (broker, clients) = (world.add_node(), world.add_node());
         let address = SocketAddr::new(world.address(broker), PORT);
@@ -70,30 +70,30 @@ impl Bench {
     }
 
     /// Loses power and starts again: nothing is left but what was flushed.
-    pub fn lose_power(&self) {
+    pub(crate) fn lose_power(&self) {
         self.world.crash(self.broker, CrashKind::PowerLoss);
         self.start();
     }
 
     /// Lets time pass.
-    pub fn run_for(&self, duration: Duration) {
+    pub(crate) fn run_for(&self, duration: Duration) {
         self.world.run_for(duration);
     }
 
     /// How many files of the broker have this ending.
-    pub fn files(&self, ending: &str) -> usize {
+    pub(crate) fn files(&self, ending: &str) -> usize {
         self.world.files(self.broker).iter().filter(|(path, _)| path.to_string_lossy().ends_with(ending)).count()
     }
 
     /// Runs a client.
-    pub fn ask<T: 'static, F: Future<Output = T> + 'static>(&self, make: impl FnOnce(Io, SocketAddr) -> F) -> T {
+    pub(crate) fn ask<T: 'static, F: Future<Output = T> + 'static>(&self, make: impl FnOnce(Io, SocketAddr) -> F) -> T {
         let address = self.address;
         self.world.block_on(self.clients, |io| make(io, address))
     }
 }
 
 /// A client's end of a connection.
-pub struct Client {
+pub(crate) struct Client {
     stream: Stream,
     arrived: BytesMut,
     sent: i32,
@@ -102,13 +102,13 @@ pub struct Client {
 
 impl Client {
     /// Connects.
-    pub async fn connect(io: &Io, address: SocketAddr, client_id: &str) -> Client {
+    pub(crate) async fn connect(io: &Io, address: SocketAddr, client_id: &str) -> Client {
         let stream = io.connect(address).await.expect("the broker listens");
         Client { stream, arrived: BytesMut::new(), sent: 0, client_id: client_id.to_owned() }
     }
 
     /// The answer to a request; `None` if the broker has closed the connection. Answers live as long as the test.
-    pub async fn try_ask<'a, R: Request<'a>>(&mut self, request: &R, version: i16) -> Option<R::Response<'static>> {
+    pub(crate) async fn try_ask<'a, R: Request<'a>>(&mut self, request: &R, version: i16) -> Option<R::Response<'static>> {
         self.sent += 1;
         let mut encoder = Encoder::frame();
         let client_id = Some(self.client_id.as_str().into());
@@ -127,7 +127,7 @@ impl Client {
     }
 
     /// The answer to a request.
-    pub async fn ask<'a, R: Request<'a>>(&mut self, request: &R, version: i16) -> R::Response<'static> {
+    pub(crate) async fn ask<'a, R: Request<'a>>(&mut self, request: &R, version: i16) -> R::Response<'static> {
         self.try_ask(request, version).await.expect("an answer")
     }
 

@@ -4,8 +4,10 @@
 //! leaving out what the list of aborted transactions tells it to, after each life of the node: after a power
 //! loss from the journal's replay, after a clean stop from segments and their transaction indexes.
 
+mod support;
+
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +16,7 @@ use engine::controller::{ControllerRequest, NewTopic, Settings};
 use engine::io::Io;
 use engine::io::sim::{CrashKind, Faults, NodeId, World};
 use engine::protocol::ErrorCode;
-use engine::record::control::parse_marker;
-use engine::record::{BatchBuilder, batches};
+use engine::record::BatchBuilder;
 use engine::shard::message::{
     Await, EndTransactionMarker, Guard, ListOffset, MarkerPart, PartitionId, Produce, ProducePart, Read, ReadFrom,
     ReadPart, Reply, Request, Verification, VerifyTransaction,
@@ -134,31 +135,8 @@ impl Broker {
         let mut offset = 0;
         loop {
             let part = self.read(offset, true);
-            let mut to_come = part.aborted_transactions.clone();
-            to_come.sort_by_key(|(_, first_offset)| *first_offset);
-            to_come.reverse();
-            let mut aborted = BTreeSet::new();
             let before = offset;
-            for batch in part.records.iter().flat_map(|bytes| batches(bytes)) {
-                let batch = batch.expect("whole batches");
-                while to_come.last().is_some_and(|(_, first)| *first <= batch.last_offset()) {
-                    aborted.extend(to_come.pop().map(|(id, _)| id));
-                }
-                offset = batch.last_offset() + 1;
-                if let Ok(marker) = parse_marker(&batch) {
-                    if marker.is_some_and(|marker| !marker.committed) {
-                        aborted.remove(&batch.producer_id());
-                    }
-                    continue;
-                }
-                if batch.attributes().is_transactional() && aborted.contains(&batch.producer_id()) {
-                    continue;
-                }
-                let mut records = engine::record::Records::new(batch.records_section(), 1);
-                let record = records.next().expect("one record").expect("a whole record");
-                let value = String::from_utf8(record.value.expect("a value").to_vec()).expect("text");
-                values.insert(batch.base_offset(), value);
-            }
+            offset = support::consume_committed(&part, offset, &mut values);
             if offset == before {
                 assert_eq!(offset, part.last_stable_offset, "everything stable was shown");
                 return values;

@@ -230,11 +230,11 @@ impl TransactionCoordinator {
             return Err(ErrorCode::PolicyViolation);
         }
         let mut transaction = known.cloned().unwrap_or_else(|| Transaction::new(spare_id, timeout_ms, now_ms));
-        if expected.is_some_and(|expected| !may_init(&transaction, expected)) {
-            return Err(ErrorCode::ProducerFenced);
-        }
         if transaction.state.is_prepared() {
             return Err(ErrorCode::ConcurrentTransactions);
+        }
+        if expected.is_some_and(|expected| !may_init(&transaction, expected)) {
+            return Err(ErrorCode::ProducerFenced);
         }
         if transaction.state == State::Ongoing {
             // The client asks again, and gets an epoch above the one that fences.
@@ -256,6 +256,10 @@ impl TransactionCoordinator {
         now_ms: i64,
         step: &mut Step,
     ) -> Answer {
+        // First of all: who asks may have the epoch, or the id, that comes with the end that is under way.
+        if self.ids.get(id).is_some_and(|transaction| transaction.state.is_prepared()) {
+            return Err(ErrorCode::ConcurrentTransactions);
+        }
         let transaction = self.find_current(id, producer)?;
         if transaction.state == State::Ongoing && transaction.holds(&partitions) {
             return Ok(all(partitions, ErrorCode::None));
@@ -280,9 +284,7 @@ impl TransactionCoordinator {
     fn find_current(&self, id: &str, producer: Producer) -> Result<&Transaction, ErrorCode> {
         let transaction = self.ids.get(id).ok_or(ErrorCode::InvalidProducerIdMapping)?;
         if transaction.producer.id != producer.id {
-            // The next id may be on its way to the client already.
-            let is_next = transaction.next_id == producer.id && transaction.state.is_prepared();
-            return Err(if is_next { ErrorCode::ConcurrentTransactions } else { ErrorCode::InvalidProducerIdMapping });
+            return Err(ErrorCode::InvalidProducerIdMapping);
         }
         if transaction.producer.epoch != producer.epoch {
             return Err(ErrorCode::ProducerFenced);
@@ -306,8 +308,7 @@ impl TransactionCoordinator {
             State::Ongoing => Ok(TransactionReply::Producer(self.prepare(id, end, false, now_ms, step))),
             State::CompleteCommit if end.committed => Ok(TransactionReply::Producer(end.producer)),
             State::CompleteAbort if !end.committed => Ok(TransactionReply::Producer(end.producer)),
-            State::PrepareCommit if end.committed => Err(ErrorCode::ConcurrentTransactions),
-            State::PrepareAbort if !end.committed => Err(ErrorCode::ConcurrentTransactions),
+            State::PrepareCommit | State::PrepareAbort => Err(ErrorCode::ConcurrentTransactions),
             _ => Err(ErrorCode::InvalidTxnState),
         }
     }
@@ -323,19 +324,17 @@ impl TransactionCoordinator {
         // An epoch at the very end comes only from fencing once the transaction is over.
         let repeats_bump = current.epoch == end.producer.epoch.saturating_add(1)
             && current.id == end.producer.id
-            && (transaction.state.is_prepared() || current.epoch != i16::MAX);
+            && current.epoch != i16::MAX;
         let repeats = repeats_bump || repeats_over_rotation;
+        // First of all: who asks may have the epoch, or the id, that comes with the end that is under way.
+        if transaction.state.is_prepared() {
+            return Err(ErrorCode::ConcurrentTransactions);
+        }
         if current.id != end.producer.id && !repeats_over_rotation {
-            let is_next = transaction.next_id == end.producer.id && transaction.state.is_prepared();
-            return Err(if is_next { ErrorCode::ConcurrentTransactions } else { ErrorCode::InvalidProducerIdMapping });
+            return Err(ErrorCode::InvalidProducerIdMapping);
         }
         let is_current = current == end.producer;
         match transaction.state {
-            State::PrepareCommit | State::PrepareAbort if !repeats_bump => Err(ErrorCode::ProducerFenced),
-            State::PrepareCommit | State::PrepareAbort => {
-                let same = (transaction.state == State::PrepareCommit) == end.committed;
-                Err(if same { ErrorCode::ConcurrentTransactions } else { ErrorCode::InvalidTxnState })
-            }
             State::Ongoing if is_current => Ok(TransactionReply::Producer(self.prepare(id, end, true, now_ms, step))),
             State::CompleteCommit | State::CompleteAbort if repeats => {
                 let same = (transaction.state == State::CompleteCommit) == end.committed;

@@ -139,11 +139,11 @@ fn a_transaction_of_version_1_keeps_its_epoch() {
     assert_eq!(world.log.len(), records, "what is there needs no record");
     assert_eq!(world.end(producer, false, true), Ok(producer));
     assert_eq!(world.end(producer, false, true), Err(ErrorCode::ConcurrentTransactions));
-    assert_eq!(world.end(producer, false, false), Err(ErrorCode::InvalidTxnState));
     assert_eq!(world.add(producer, false, false, 1), Err(ErrorCode::ConcurrentTransactions));
     let markers = world.complete();
     assert!(markers.committed && !markers.bumped && markers.producer.epoch == 0);
     assert_eq!(world.end(producer, false, true), Ok(producer), "a repeated request");
+    assert_eq!(world.end(producer, false, false), Err(ErrorCode::InvalidTxnState));
     assert_eq!(world.add(producer, false, false, 1), Ok(()));
 }
 
@@ -156,6 +156,13 @@ fn a_transaction_of_version_2_ends_with_a_new_epoch() {
     assert_eq!(second, (101, 1));
     assert_eq!(world.end(first, true, true), Err(ErrorCode::ConcurrentTransactions), "repeated, not complete");
     assert_eq!(world.add(second, true, false, 0), Err(ErrorCode::ConcurrentTransactions), "not complete");
+    for committed in [true, false] {
+        assert_eq!(
+            world.end(second, true, committed),
+            Err(ErrorCode::ConcurrentTransactions),
+            "the next epoch is early"
+        );
+    }
     assert_eq!(world.complete().producer, Producer { id: 101, epoch: 1 });
     assert_eq!(world.end(first, true, true), Ok(second), "a repeated request");
     assert_eq!(world.end(first, true, false), Err(ErrorCode::InvalidTxnState));
@@ -174,7 +181,8 @@ fn the_next_producer_of_an_id_fences_the_one_before() {
         assert_eq!(world.init(None), Err(ErrorCode::ConcurrentTransactions), "the open one is aborted first");
         assert_eq!(world.init(None), Err(ErrorCode::ConcurrentTransactions));
         for committed in [true, false] {
-            assert_eq!(world.end(old, bumps_epoch, committed), Err(ErrorCode::ProducerFenced));
+            let busy = if bumps_epoch { ErrorCode::ConcurrentTransactions } else { ErrorCode::ProducerFenced };
+            assert_eq!(world.end(old, bumps_epoch, committed), Err(busy));
         }
         let markers = world.complete();
         assert!(!markers.committed && markers.producer.epoch > old.1);

@@ -186,8 +186,9 @@ impl ConsumerGroup {
                     || (current.state == MemberState::UnreleasedPartitions && !waits())
             }
         };
+        let of_group = self.session_timeout_ms(turn);
         let member = self.members.get_mut(member_id).expect("the member was found");
-        let timeout_ms = super::session_timeout_ms(&member.metadata, turn.config);
+        let timeout_ms = super::session_timeout_ms(&member.metadata, of_group);
         member.session_deadline = Some(turn.context.now_ms + timeout_ms);
         if must_join {
             self.expect_join(turn, member_id);

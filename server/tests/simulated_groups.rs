@@ -204,6 +204,7 @@ fn whoever_waits_for_a_group_holds_nobody_else_up() {
             // It waits for other members, and what follows on its connection waits too.
             member.send(&join(&named.member_id), 5).await?;
             member.send(&ApiVersionsRequest::default(), 0).await?;
+            io.sleep(Duration::from_millis(100)).await;
             let listed = other.ask(&ListGroupsRequest::default(), 4).await?;
             let listed = listed.message::<ListGroupsResponse<'_>>();
             assert_eq!((listed.groups.len(), &*listed.groups[0].group_state), (1, "PreparingRebalance"));

@@ -250,10 +250,12 @@ impl ClassicGroup {
         group
     }
 
-    /// Such a group is kept as it is, and then has its members join.
-    pub fn begin(mut self, turn: &mut Turn<'_, '_>) -> ClassicGroup {
+    /// Such a group is kept as it is, and then has its members join unless they need not.
+    pub fn begin(mut self, turn: &mut Turn<'_, '_>, is_stable: bool) -> ClassicGroup {
         self.persist(turn);
-        self.prepare_rebalance(turn);
+        if !is_stable {
+            self.prepare_rebalance(turn);
+        }
         self
     }
 

@@ -460,9 +460,10 @@ impl GroupCoordinator {
             Group::Consumer(group) => group.join(turn, ticket, request, version, &client),
         });
         if let Some(Err(Failure(error, _))) = joined {
-            refuse(step, error);
+            let response = JoinGroupResponse { error_code: error.code(), ..Default::default() };
+            step.reply(ticket, GroupReply::Join(response));
         }
-        self.downgrade_if_classic(context, step, id);
+        self.downgrade_if_classic(context, step, id, true);
         self.forget_if_blank(id);
     }
 
@@ -476,12 +477,13 @@ impl GroupCoordinator {
         }
     }
 
-    /// When only members of the classic protocol are left, the group is theirs.
-    fn downgrade_if_classic(&mut self, context: &mut Context<'_>, step: &mut Step, id: &str) {
+    /// When only members of the classic protocol are left, the group is theirs. They join again, unless the last
+    /// other member was replaced by one that joins and has its share already.
+    fn downgrade_if_classic(&mut self, context: &mut Context<'_>, step: &mut Step, id: &str, is_replaced: bool) {
         let mut turn = Turn { context, config: &self.config, step };
         match self.groups.remove(id) {
             Some(Group::Consumer(group)) if group.may_become_classic(&turn) => {
-                let group = group.into_classic(&mut turn);
+                let group = group.into_classic(&mut turn, is_replaced);
                 let deadline = group.deadline();
                 self.groups.insert(id.to_owned(), Group::Classic(group));
                 self.schedule(id, deadline);
@@ -513,7 +515,7 @@ impl GroupCoordinator {
         let has_shrunk = group.len() < members;
         self.schedule_by(id, deadline);
         if has_shrunk {
-            self.downgrade_if_classic(context, step, id);
+            self.downgrade_if_classic(context, step, id, false);
         }
         self.forget_if_blank(id);
         result
@@ -613,7 +615,7 @@ impl GroupCoordinator {
             member.collect()
         };
         let members = members.unwrap_or_else(unknown);
-        self.downgrade_if_classic(context, step, &request.group_id);
+        self.downgrade_if_classic(context, step, &request.group_id, false);
         self.forget_if_blank(&request.group_id);
         GroupReply::Leave(LeaveGroupResponse { members, ..Default::default() }).into()
     }
@@ -855,6 +857,9 @@ impl GroupCoordinator {
 
     fn describe_consumer(&self, id: &str, context: &Context<'_>) -> DescribedConsumerGroup<'static> {
         match self.groups.get(id) {
+            _ if id.is_empty() => {
+                DescribedConsumerGroup { error_code: ErrorCode::InvalidGroupId.code(), ..Default::default() }
+            }
             Some(Group::Consumer(group)) => group.describe(&self.config, context.topics),
             other => DescribedConsumerGroup {
                 error_code: ErrorCode::GroupIdNotFound.code(),
@@ -973,7 +978,7 @@ impl GroupCoordinator {
                 Group::Consumer(group) => group.tick(turn),
             });
             if lost == Some(true) {
-                self.downgrade_if_classic(context, &mut step, &id);
+                self.downgrade_if_classic(context, &mut step, &id, false);
             }
             self.forget_if_blank(&id);
         }

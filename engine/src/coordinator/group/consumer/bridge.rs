@@ -186,8 +186,9 @@ impl ConsumerGroup {
                     || (current.state == MemberState::UnreleasedPartitions && !waits())
             }
         };
+        let of_group = self.session_timeout_ms(turn);
         let member = self.members.get_mut(member_id).expect("the member was found");
-        let timeout_ms = super::session_timeout_ms(&member.metadata, turn.config);
+        let timeout_ms = super::session_timeout_ms(&member.metadata, of_group);
         member.session_deadline = Some(turn.context.now_ms + timeout_ms);
         if must_join {
             self.expect_join(turn, member_id);
@@ -243,8 +244,14 @@ impl ConsumerGroup {
             && self.members.values().all(|member| member.metadata.classic.is_some())
     }
 
-    /// The classic group that this one becomes: its members join again at once.
-    pub fn into_classic(mut self, turn: &mut Turn<'_, '_>) -> ClassicGroup {
+    /// The classic group that this one becomes. Its members join again at once, unless each `has_its_share`.
+    pub fn into_classic(mut self, turn: &mut Turn<'_, '_>, has_its_share: bool) -> ClassicGroup {
+        let is_stable = has_its_share
+            && self.epoch == self.assignment_epoch
+            && self
+                .members
+                .values()
+                .all(|member| member.current.state == MemberState::Stable && member.current.epoch == self.epoch);
         let topics = turn.context.topics;
         let members = self.members.iter().filter_map(|(id, member)| {
             let classic = member.metadata.classic.as_ref()?;
@@ -266,7 +273,7 @@ impl ConsumerGroup {
             self.change(turn, Change::MemberEnd(id));
         }
         self.end(turn);
-        group.begin(turn)
+        group.begin(turn, is_stable)
     }
 
     /// The consumer group that a classic one of consumers becomes; its members stay, with what they have.

@@ -334,6 +334,21 @@ fn no_partition_is_ever_with_two_members() {
     }
 }
 
+#[test]
+fn what_is_set_for_a_group_is_told_and_kept() {
+    let mut bench = Bench::new();
+    let settings = |values: [(&str, &str); 2]| {
+        let values = values.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        [("g".to_owned(), values)]
+    };
+    let names = ["consumer.heartbeat.interval.ms", "consumer.session.timeout.ms"];
+    bench.topics = bench.topics.clone().with_group_settings(settings([(names[0], "700"), (names[1], "2000")]));
+    let a = Consumer::new("a", &["t"]);
+    assert_eq!(bench.heartbeat_with(a.request()).heartbeat_interval_ms, 700);
+    bench.pass(2000);
+    assert_eq!(bench.listed()[0].1, "Empty");
+}
+
 mod migration {
     use super::*;
 

@@ -8,7 +8,7 @@ use engine::shard::message::ReadPart;
 
 /// What Kafka's consumer hands to its user with isolation.level=read_committed, of one answer to a Fetch from
 /// `offset` on; gives the offset to go on from.
-pub fn consume_committed(part: &ReadPart, mut offset: i64, values: &mut BTreeMap<i64, String>) -> i64 {
+pub(crate) fn consume_committed(part: &ReadPart, mut offset: i64, values: &mut BTreeMap<i64, String>) -> i64 {
     let mut to_come = part.aborted_transactions.clone();
     to_come.sort_by_key(|(_, first_offset)| std::cmp::Reverse(*first_offset));
     let mut aborted = BTreeSet::new();

@@ -77,7 +77,13 @@ pub async fn add_partitions(broker: &Rc<Broker>, call: &Call) -> Result<Answer, 
     let request: AddPartitionsToTxnRequest<'_> = call.decode()?;
     if call.version < ADD_BATCHED {
         let producer = Producer { id: request.v3_and_below_producer_id, epoch: request.v3_and_below_producer_epoch };
-        let add = Add { id: &request.v3_and_below_transactional_id, producer, verify_only: false, bumps_epoch: false };
+        let add = Add {
+            id: &request.v3_and_below_transactional_id,
+            producer,
+            verify_only: false,
+            bumps_epoch: false,
+            from_client: true,
+        };
         let results_by_topic_v3_and_below =
             add_to_one(broker, &add, &request.v3_and_below_topics, call.version >= ADD_FENCED).await?;
         return call.answer(&AddPartitionsToTxnResponse { results_by_topic_v3_and_below, ..Default::default() });
@@ -86,7 +92,13 @@ pub async fn add_partitions(broker: &Rc<Broker>, call: &Call) -> Result<Answer, 
     for asked in &request.transactions {
         let producer = Producer { id: asked.producer_id, epoch: asked.producer_epoch };
         let bumps_epoch = call.version >= ADD_BUMPS_EPOCH;
-        let add = Add { id: &asked.transactional_id, producer, verify_only: asked.verify_only, bumps_epoch };
+        let add = Add {
+            id: &asked.transactional_id,
+            producer,
+            verify_only: asked.verify_only,
+            bumps_epoch,
+            from_client: false,
+        };
         results_by_transaction.push(AddPartitionsToTxnResult {
             transactional_id: asked.transactional_id.clone(),
             topic_results: add_to_one(broker, &add, &asked.topics, true).await?,
@@ -100,6 +112,8 @@ struct Add<'a> {
     producer: Producer,
     verify_only: bool,
     bumps_epoch: bool,
+    /// Whether a client asks, not another broker.
+    from_client: bool,
 }
 
 /// All partitions are added, or none: if one is not there, the others are not attempted.
@@ -111,14 +125,19 @@ async fn add_to_one<'t>(
 ) -> Result<Vec<AddPartitionsToTxnTopicResult<'t>>, Refusal> {
     let image = broker.image();
     let named = || topics.iter().flat_map(|topic| topic.partitions.iter().map(move |index| (&*topic.name, *index)));
+    let refuse = |topic: &str, index| match () {
+        // Groups join a transaction by AddOffsetsToTxn.
+        () if add.from_client && route::is_internal(topic) => Some(ErrorCode::TopicAuthorizationFailed),
+        () if !exists(&image, topic, index) => Some(ErrorCode::UnknownTopicOrPartition),
+        () => None,
+    };
     let (mut whole, mut single) = (ErrorCode::None, BTreeMap::new());
     if add.id.is_empty() {
         whole = ErrorCode::InvalidRequest;
-    } else if named().any(|(topic, index)| !exists(&image, topic, index)) {
+    } else if named().any(|(topic, index)| refuse(topic, index).is_some()) {
         whole = ErrorCode::OperationNotAttempted;
-        let missing = named().filter(|(topic, index)| !exists(&image, topic, *index));
-        single =
-            missing.map(|(topic, index)| ((topic.to_owned(), index), ErrorCode::UnknownTopicOrPartition)).collect();
+        let refused = named().filter_map(|(topic, index)| Some(((topic.to_owned(), index), refuse(topic, index)?)));
+        single = refused.collect();
     } else {
         let mut partitions = Partitions::new();
         for (topic, index) in named() {

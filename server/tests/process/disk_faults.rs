@@ -75,10 +75,12 @@ fn with_failing_flush(folder: &Folder, number: usize) -> Option<(Ended, usize)> 
     let (ended, acknowledged) = match Broker::start(folder, &format!("eio:sync:{number}")) {
         Err(ended) => (ended, 0),
         Ok(broker) => {
-            let acknowledged = match Client::connect(broker.address) {
-                Ok(mut client) if matches!(client.create_topic(), Ok(0)) => produce_until_the_end(&mut client, 48),
+            // The process may end at any moment.
+            let load = |mut client: Client| match client.create_topic() {
+                Ok(0) => produce_until_the_end(&mut client, 48),
                 _ => 0,
             };
+            let acknowledged = Client::connect(broker.address).map_or(0, load);
             (broker.stop(), acknowledged)
         }
     };

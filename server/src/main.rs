@@ -35,8 +35,8 @@ fn main() -> ExitCode {
     let outcome = cli.settings().and_then(|settings| run(&settings));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(sentence) => {
-            eprintln!("corelog: {sentence}");
+        Err(why) => {
+            eprintln!("corelog: {}", sentence(&why));
             ExitCode::FAILURE
         }
     }

@@ -468,7 +468,8 @@ fn acls_are_obeyed_by_every_handler() {
         );
         assert_eq!(client.ask(&feature("metadata.version", 27, 1), 2).await.error_code, cluster_denied);
         assert_eq!(client.ask(&ListConfigResourcesRequest::default(), 1).await.error_code, cluster_denied);
-        let id = InitProducerIdRequest { producer_id: -1, producer_epoch: -1, ..Default::default() };
+        let id =
+            InitProducerIdRequest { transactional_id: None, producer_id: -1, producer_epoch: -1, ..Default::default() };
         assert_eq!(client.ask(&id, 4).await.error_code, cluster_denied);
     });
 }
@@ -525,9 +526,13 @@ fn who_produces_and_fetches_too_much_is_answered_and_then_not_heard() {
         let began = io.now();
         let throttled = client.ask(&fetch("t", 2), 12).await;
         assert!(throttled.throttle_time_ms > 0 && bytes(&throttled) == 0);
-        let later = client.ask(&fetch("t", 2), 12).await;
+        let mut later = client.ask(&fetch("t", 2), 12).await;
         assert!(io.now().since(began) >= Duration::from_millis(throttled.throttle_time_ms as u64));
-        assert!(bytes(&later) > 9_000, "what was not shown is shown when it may be");
+        while bytes(&later) == 0 {
+            later = client.ask(&fetch("t", 2), 12).await;
+        }
+        let waited = io.now().since(began);
+        assert!(waited < Duration::from_secs(15), "shown as soon as the windows have forgotten: {waited:?}");
     });
 }
 
@@ -537,13 +542,16 @@ fn partitions_and_connections_have_their_rates() {
         let mut client = Client::connect(&io, address, "c").await;
         client.ask(&quota("user", None, "controller_mutation_rate", 1.0), 1).await;
         assert_eq!(client.ask(&topic("a", 12), 7).await.topics[0].error_code, 0);
-        let refused = client.ask(&topic("b", 1), 7).await;
+        // The account is the user's: on another connection, which is still heard, it is over as well.
+        let mut other = Client::connect(&io, address, "d").await;
+        let refused = other.ask(&topic("b", 1), 7).await;
         assert_eq!(refused.topics[0].error_code, E::ThrottlingQuotaExceeded.code());
         assert!(refused.throttle_time_ms > 0);
-        let older = client.ask(&topic("c", 1), 5).await;
-        assert_eq!(older.topics[0].error_code, 0, "old clients are only told to wait");
+        let mut old = Client::connect(&io, address, "f").await;
+        let told = old.ask(&topic("c", 1), 5).await;
+        assert_eq!(told.topics[0].error_code, 0, "old clients are only told to wait");
+        assert!(told.throttle_time_ms > refused.throttle_time_ms);
 
-        let mut other = Client::connect(&io, address, "d").await;
         other.ask(&quota("ip", None, "connection_creation_rate", 1.0), 1).await;
         let mut served = 0;
         for _ in 0..15 {

@@ -83,11 +83,12 @@ impl Context<'_> {
     }
 }
 
-/// The topics there are, as coordinators see them.
+/// The topics there are, as coordinators see them; and what is set for single groups.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Topics {
     by_name: BTreeMap<String, TopicInfo>,
     names: BTreeMap<Uuid, String>,
+    group_settings: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 /// A topic.
@@ -104,7 +105,22 @@ impl Topics {
     pub fn new(topics: impl IntoIterator<Item = (String, TopicInfo)>) -> Topics {
         let by_name: BTreeMap<_, _> = topics.into_iter().collect();
         let names = by_name.iter().map(|(name, topic)| (topic.id, name.clone())).collect();
-        Topics { by_name, names }
+        Topics { by_name, names, group_settings: BTreeMap::new() }
+    }
+
+    /// With what is set for groups, by their ids, under Kafka's names of group configs.
+    #[must_use]
+    pub fn with_group_settings(
+        mut self,
+        settings: impl IntoIterator<Item = (String, BTreeMap<String, String>)>,
+    ) -> Topics {
+        self.group_settings = settings.into_iter().collect();
+        self
+    }
+
+    /// The number that is set for the group, if one is.
+    pub fn group_number<T: std::str::FromStr>(&self, group: &str, name: &str) -> Option<T> {
+        self.group_settings.get(group)?.get(name)?.trim().parse().ok()
     }
 
     /// The topic of that name.

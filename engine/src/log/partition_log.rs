@@ -299,6 +299,11 @@ impl Log {
         self.deleted = true;
     }
 
+    /// Whether the topic is gone.
+    pub fn is_deleted(&self) -> bool {
+        self.deleted
+    }
+
     /// Bytes that are durable in the journal alone.
     pub fn undrained_bytes(&self) -> usize {
         self.undrained_bytes
@@ -328,14 +333,23 @@ impl Log {
         Appended { base_offset, end_offset }
     }
 
-    /// Moves the log's start forward, durably once the journal has it. There must be room in the journal.
+    /// Puts into the journal, which must have room, that the log begins at `log_start_offset` from now on. It
+    /// does when the entry is durable: a start that was seen never goes back.
+    ///
+    /// # Panics
+    /// If records that are not durable would be given up.
     pub fn advance_start(&mut self, journal: &Journal, log_start_offset: i64) {
-        if log_start_offset > self.log_start_offset {
-            assert!(log_start_offset <= self.durable_end_offset, "only what is durable is given up");
-            self.log_start_offset = log_start_offset;
-            self.dirty = true;
-            journal.append(self.entry(EntryKind::LogStart, log_start_offset, log_start_offset, -1), &[], |_| {});
-        }
+        assert!(log_start_offset <= self.durable_end_offset, "only what is durable is given up");
+        journal.append(self.entry(EntryKind::LogStart, log_start_offset, log_start_offset, -1), &[], |_| {});
+    }
+
+    /// Forgets the sealed segments all of whose offsets lie before the log's start; whether there were any.
+    pub fn forget_old_segments(&mut self) -> bool {
+        let is_old = |pair: &&[Segment]| pair[0].sealed && pair[1].base_offset <= self.log_start_offset;
+        let old = self.segments.windows(2).take_while(is_old).count();
+        self.segments.drain(..old);
+        self.dirty |= old > 0;
+        old > 0
     }
 
     fn entry(&self, kind: EntryKind, base_offset: i64, end_offset: i64, leader_epoch: i32) -> Entry {
@@ -356,7 +370,9 @@ impl Log {
 
     /// An entry of this log has become durable in a journal file.
     pub fn on_durable(&mut self, entry: &Entry, bytes: Bytes, file_sequence: u64) {
-        if entry.kind != EntryKind::Append {
+        if entry.kind == EntryKind::LogStart {
+            self.log_start_offset = self.log_start_offset.max(entry.base_offset);
+            self.dirty = true;
             return;
         }
         let chunk = Chunk { base_offset: entry.base_offset, end_offset: entry.end_offset, bytes, file_sequence };

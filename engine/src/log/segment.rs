@@ -231,7 +231,7 @@ impl ActiveSegment {
             crc: 0,
             max_timestamp,
         });
-        segment.open_run = Some(run.extended(batch.bytes(), end_offset, max_timestamp));
+        segment.open_run = Some(run.extended(batch));
         segment.size += batch.total_size() as u64;
         segment.end_offset = end_offset;
         segment.max_timestamp = segment.max_timestamp.max(max_timestamp);
@@ -475,7 +475,7 @@ fn walk(bytes: &[u8], start: u64, mut offset: i64) -> Vec<Run> {
             run.length as usize + batch.total_size() <= RUN_BYTES && run.end_offset == batch.base_offset()
         });
         match grown {
-            Some(run) => *run = run.extended(batch.bytes(), offset, batch.max_timestamp()),
+            Some(run) => *run = run.extended(&batch),
             None => runs.push(
                 Run {
                     base_offset: batch.base_offset(),
@@ -485,7 +485,7 @@ fn walk(bytes: &[u8], start: u64, mut offset: i64) -> Vec<Run> {
                     crc: 0,
                     max_timestamp: -1,
                 }
-                .extended(batch.bytes(), offset, batch.max_timestamp()),
+                .extended(&batch),
             ),
         }
         position += batch.total_size() as u64;

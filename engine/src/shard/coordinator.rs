@@ -16,6 +16,7 @@ use std::time::Duration;
 use super::Shard;
 use super::message::{Guard, PartitionId, Reply, owner};
 use super::node::ReplyTo;
+use crate::controller::resource_configs::ResourceKind;
 use crate::controller::{BrokerValues, MetadataImage};
 use crate::coordinator::group::GroupConfig;
 use crate::coordinator::transaction::TransactionConfig;
@@ -198,10 +199,12 @@ impl Coordinators {
 
 /// The topics of an image, as coordinators see them.
 fn topics_of(image: &MetadataImage) -> Topics {
-    Topics::new(image.topics.values().map(|topic| {
+    let topics = Topics::new(image.topics.values().map(|topic| {
         let partitions = i32::try_from(topic.partitions.len()).expect("a topic's partitions are bounded");
         (topic.name.clone(), TopicInfo { id: topic.id, partitions })
-    }))
+    }));
+    let settings = image.resource_configs.iter().filter(|((kind, _), _)| *kind == ResourceKind::Group);
+    topics.with_group_settings(settings.map(|((_, group), values)| (group.clone(), values.clone())))
 }
 
 /// The configs of the coordinators, as Kafka names them.

@@ -1,4 +1,5 @@
-//! What goes on behind the acknowledgements: draining logs into segments, checkpoints, giving journal files back.
+//! What goes on behind the acknowledgements: draining logs into segments, checkpoints, giving journal files and
+//! old segments back.
 //!
 //! Order is everything here: drain, flush, checkpoint, and only then are journal files used again. A full
 //! disk is not a failure: the journal keeps what it has, produce is refused, and it is tried again.
@@ -16,6 +17,7 @@ use crate::limits::{DRAIN_BYTES, DRAINS_AT_ONCE, FLUSHES_AT_ONCE, JOURNAL_FILES}
 use crate::log::checkpoint::{Checkpoint, ReplayStart};
 use crate::log::drain::{self, SharedLog};
 use crate::log::partition_log::LogRecord;
+use crate::log::prune;
 
 /// A log with less than this behind its drained end is copied forward in the journal rather than drained:
 /// one write for many of them instead of two and a flush for each.
@@ -26,6 +28,9 @@ const FULL_DISK_PAUSE: Duration = Duration::from_secs(1);
 impl Shard {
     /// Drains large logs at once and all of them when the journal fills, for ever.
     pub(super) async fn keep_house(self: &Rc<Shard>) {
+        // What an earlier start left behind after it had forgotten it.
+        let mut old = logs(&self.partitions.borrow());
+        old.retain(|log| log.borrow().log_start_offset() > 0);
         loop {
             let seen = self.housekeeping.rings();
             if self.failure.is_set() || self.stopping.get() {
@@ -33,8 +38,10 @@ impl Shard {
             }
             self.keeping_house.set(true);
             self.drain_large().await;
-            if self.journal.files_in_use() > JOURNAL_FILES / 4 {
-                self.try_checkpoint().await;
+            old.extend(self.forget_old_segments());
+            let fills = self.journal.files_in_use() > JOURNAL_FILES / 4;
+            if (fills || !old.is_empty()) && self.try_checkpoint().await {
+                self.remove_old_files(std::mem::take(&mut old)).await;
             }
             self.keeping_house.set(false);
             self.drained.ring();
@@ -43,9 +50,31 @@ impl Shard {
         }
     }
 
-    async fn try_checkpoint(self: &Rc<Shard>) {
+    async fn try_checkpoint(self: &Rc<Shard>) -> bool {
         let result = self.make_checkpoint().await;
+        let is_made = result.is_ok();
         self.judge("a checkpoint", result).await;
+        is_made
+    }
+
+    /// Logs forget the segments before their starts; gives those that did.
+    fn forget_old_segments(&self) -> Vec<SharedLog> {
+        let mut logs = logs(&self.partitions.borrow());
+        logs.retain(|log| log.borrow_mut().forget_old_segments());
+        logs
+    }
+
+    /// Removes what logs have forgotten; the checkpoint names it no longer. What cannot be removed only takes
+    /// room: it is tried again at the next start.
+    async fn remove_old_files(&self, old: Vec<SharedLog>) {
+        for log in old {
+            self.opened.forget(log.borrow().id);
+            if let Err(error) = prune::remove_old_files(&self.io, &log).await {
+                let id = log.borrow().id;
+                tracing::warn!(partition = %id, "old segments could not be removed: {error}");
+            }
+            self.drained.ring();
+        }
     }
 
     /// A full disk refuses produce until something succeeds; any other error ends the log.

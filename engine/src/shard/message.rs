@@ -45,6 +45,10 @@ pub enum Request {
     Coordinate(PartitionId, coordinator::Request),
     /// The same, for records within the producer's transaction. The guard is needed if they open it there.
     CoordinateInTransaction(PartitionId, coordinator::Request, coordinator::Producer, Option<Guard>),
+    /// Give up the records before an offset; answered when the new starts are on stable storage.
+    DeleteRecords(DeleteRecords),
+    /// How large each of the shard's partitions is.
+    LogSizes,
     /// Make the shard's partitions those of this image; answered when they are.
     Apply(Arc<MetadataImage>),
     /// Drain everything to segments, write the clean-stop marker; answered when nothing is left to replay.
@@ -72,6 +76,10 @@ pub enum Reply {
     DescribeProducers(Vec<Result<Vec<ActiveProducer>, ErrorCode>>),
     /// The coordinator's answer.
     Coordinate(coordinator::Reply),
+    /// One result for each part, in order.
+    DeleteRecords(Vec<DeletedRecords>),
+    /// Each partition and its bytes.
+    LogSizes(Vec<(PartitionId, u64)>),
     /// The image is in force on this shard.
     Apply,
     /// The shard has stopped.
@@ -294,4 +302,29 @@ pub struct EpochEnded {
     pub leader_epoch: i32,
     /// One past its last offset.
     pub end_offset: i64,
+}
+
+/// Give up records.
+#[derive(Debug)]
+pub struct DeleteRecords {
+    /// When to give up waiting for stable storage (REQUEST_TIMED_OUT; the records may be gone all the same).
+    pub deadline: Instant,
+    /// Each partition and the first offset that it shall keep; −1 for its high watermark.
+    pub parts: Vec<(PartitionId, i64)>,
+}
+
+/// What became of one partition's records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeletedRecords {
+    /// NONE, or why nothing was given up.
+    pub error: ErrorCode,
+    /// The partition's first offset from now on; −1 with an error.
+    pub low_watermark: i64,
+}
+
+impl DeletedRecords {
+    /// The answer of a partition that keeps what it has.
+    pub fn refused(error: ErrorCode) -> DeletedRecords {
+        DeletedRecords { error, low_watermark: -1 }
+    }
 }

@@ -5,7 +5,9 @@
 //! waits in the [`purgatory`], not in the loop. [`node`] is what ties the cores of a broker together.
 
 mod coordinator;
+mod delete_records;
 pub mod housekeeping;
+mod identity;
 pub mod message;
 pub mod node;
 pub mod partition;
@@ -24,10 +26,11 @@ use std::sync::Arc;
 use crate::controller::image::Topic;
 use crate::controller::{MetadataImage, Settings};
 use crate::io::local::{self, Bell};
-use crate::io::{Class, Io};
+use crate::io::{Class, Instant, Io};
 use crate::limits::DRAIN_BYTES;
 use crate::log::checkpoint::Checkpoint;
 use crate::log::drain::SharedLog;
+use crate::log::group::EntryKind;
 use crate::log::journal::{DiskFailure, Journal};
 use crate::log::partition_log::LogRecord;
 use crate::log::reader::{self, Found, OpenSegments, TimedOffset, Wanted};
@@ -72,6 +75,8 @@ pub struct Shard {
     checkpoint: RefCell<Option<Checkpoint>>,
     /// Partitions that are gone and that the checkpoint still names.
     removed: RefCell<Vec<PartitionId>>,
+    /// Rings when a log begins later than before, or is gone.
+    started: Bell,
     /// Rings when a drain has ended.
     drained: Bell,
     /// Rings when there may be something to drain or to checkpoint.
@@ -146,6 +151,7 @@ impl Shard {
             cache: RefCell::new(TailCache { order: VecDeque::new(), bytes: 0, budget: start.cache_bytes }),
             checkpoint: RefCell::new(Some(start.checkpoint)),
             removed: RefCell::default(),
+            started: Bell::default(),
             drained: Bell::default(),
             housekeeping: Bell::default(),
             disk_full: Cell::new(false),
@@ -230,6 +236,13 @@ impl Shard {
             Request::CoordinateInTransaction(id, request, producer, guard) => {
                 self.coordinators.request(id, request, Some((producer, guard)), reply)
             }
+            Request::DeleteRecords(wanted) => {
+                let shard = self.clone();
+                self.io.spawn(Class::Foreground, async move {
+                    reply.send(Reply::DeleteRecords(shard.delete_records(wanted).await))
+                });
+            }
+            Request::LogSizes => reply.send(Reply::LogSizes(self.log_sizes())),
             Request::Apply(image) => {
                 self.applies.borrow_mut().push_back((image, reply));
                 self.apply_bell.ring();
@@ -274,7 +287,7 @@ impl Shard {
             Ok(batch) => batch,
             Err(refusal) => return (refusal, None),
         };
-        if !self.journal.has_room(batch.batch.len()) && !self.wait_for_room(batch.batch.len(), produce).await {
+        if !self.journal.has_room(batch.batch.len()) && !self.wait_for_room(batch.batch.len(), produce.deadline).await {
             return (Produced::refused(ErrorCode::RequestTimedOut), None);
         }
         let mut partitions = self.partitions.borrow_mut();
@@ -289,14 +302,14 @@ impl Shard {
     }
 
     /// Waits until the journal has room; false if the request's time is over, or there is never going to be.
-    async fn wait_for_room(&self, len: usize, produce: &Produce) -> bool {
+    async fn wait_for_room(&self, len: usize, deadline: Instant) -> bool {
         self.housekeeping.ring();
         let room = async {
             self.journal.room(len).await;
             true
         };
         let late = async {
-            self.io.sleep_until(produce.deadline).await;
+            self.io.sleep_until(deadline).await;
             false
         };
         let failed = async {
@@ -343,6 +356,10 @@ impl Shard {
                 let cost = bytes.len().max(share);
                 let mut log = partition.log.borrow_mut();
                 log.on_durable(entry, bytes, durable.file_sequence);
+                if entry.kind == EntryKind::LogStart {
+                    self.started.ring();
+                    continue;
+                }
                 if log.undrained_bytes() >= DRAIN_BYTES {
                     self.housekeeping.ring();
                 }
@@ -550,6 +567,7 @@ impl Shard {
         self.coordinators.close(id);
         let log = partition.log.clone();
         log.borrow_mut().mark_deleted();
+        self.started.ring();
         self.drained.until(|| (!log.borrow().is_draining()).then_some(())).await;
         self.opened.forget(id);
         self.removed.borrow_mut().push(id);

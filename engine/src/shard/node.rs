@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::identity;
 use super::message::{Reply, Request, owner};
 use super::quorum::Quorum;
 use super::{Shard, ShardStart, partition_dir, remove_partition_dir};
@@ -60,7 +61,7 @@ impl NodeConfig {
 pub struct StartError(pub String);
 
 impl StartError {
-    fn io(what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> StartError {
+    pub(super) fn io(what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> StartError {
         move |error| StartError(format!("{what}: {error}"))
     }
 }
@@ -513,6 +514,7 @@ impl Core {
         let (io, config) = (&self.0.io, &self.0.config);
         let data_dir = &config.data_dir;
         let lock_file = claim(io, data_dir).await?;
+        identity::claim_for(&lock_file, data_dir, config.node_id).await?;
         refuse_lost_metadata(io, data_dir).await?;
         let quorum = Quorum::open(io.clone(), data_dir, config.settings.clone())
             .await

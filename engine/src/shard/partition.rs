@@ -35,6 +35,8 @@ pub struct Partition {
     leader_epoch: i32,
     rules: TopicRules,
     relaxed: bool,
+    /// Whether records may be deleted at all (`cleanup.policy`).
+    deletes: bool,
     /// Produces by the end offset that must be durable, in offset order but for duplicates.
     produces: VecDeque<(i64, Rc<PendingProduce>, usize)>,
     /// Readers, the end that each has seen, and whether it reads committed records alone.
@@ -79,6 +81,7 @@ impl Partition {
             leader_epoch: -1,
             rules: TopicRules::default(),
             relaxed: false,
+            deletes: true,
             produces: VecDeque::new(),
             readers: Vec::new(),
             verifications: Verifications::default(),
@@ -93,6 +96,7 @@ impl Partition {
         let config = &topic.effective;
         self.rules = rules(config, largest_batch);
         self.relaxed = config.durability_relaxed;
+        self.deletes = config.delete;
         let mut log = self.log.borrow_mut();
         log.configure(LogConfig { segment_bytes: config.segment_bytes.max(1) as u64, segment_ms: config.segment_ms });
         if state.leader_epoch > self.leader_epoch {
@@ -116,6 +120,20 @@ impl Partition {
     /// Whether producers are answered before the flush.
     pub fn is_relaxed(&self) -> bool {
         self.relaxed
+    }
+
+    /// The offset that the log shall begin at when a client wants it to begin at `offset`, −1 for the high
+    /// watermark.
+    ///
+    /// # Errors
+    /// POLICY_VIOLATION where nothing is deleted, OFFSET_OUT_OF_RANGE for what no consumer could have read.
+    pub fn start_to_be(&self, offset: i64) -> Result<i64, ErrorCode> {
+        if !self.deletes {
+            return Err(ErrorCode::PolicyViolation);
+        }
+        let high_watermark = self.high_watermark();
+        let offset = if offset == -1 { high_watermark } else { offset };
+        (0..=high_watermark).contains(&offset).then_some(offset).ok_or(ErrorCode::OffsetOutOfRange)
     }
 
     /// NONE, or why a client that believes in `epoch` is turned away (KIP-320).

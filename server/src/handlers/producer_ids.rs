@@ -10,6 +10,7 @@ use engine::protocol::ErrorCode;
 use engine::protocol::messages::init_producer_id::{InitProducerIdRequest, InitProducerIdResponse};
 
 use super::verification;
+use crate::authorizer::{Operation, Resource, allows, allows_on_any_topic, authorize};
 use crate::broker::Broker;
 use crate::dispatch::{Answer, Call, Refusal};
 use crate::limits;
@@ -23,7 +24,8 @@ const TELLS_FENCED: i16 = 4;
 /// If the request cannot be read.
 pub async fn init(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
     let request: InitProducerIdRequest<'_> = call.decode()?;
-    let given = match (check(&request), request.transactional_id.as_deref()) {
+    let allowed = may(broker, call, &request).and_then(|()| check(&request));
+    let given = match (allowed, request.transactional_id.as_deref()) {
         (Err(error), _) => Err(error),
         (Ok(()), None) => next_id(broker).await.map(|id| Producer { id, epoch: 0 }),
         (Ok(()), Some(id)) => init_transactional(broker, &request, id).await?,
@@ -43,6 +45,16 @@ pub async fn init(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
             ..Default::default()
         },
     })
+}
+
+/// An idempotent producer must be allowed to write somewhere.
+fn may(broker: &Broker, call: &Call, request: &InitProducerIdRequest<'_>) -> Result<(), ErrorCode> {
+    match request.transactional_id.as_deref() {
+        Some(id) => authorize(broker, call, Operation::Write, Resource::TransactionalId(id)),
+        None if allows(broker, call, Operation::IdempotentWrite, Resource::Cluster) => Ok(()),
+        None if allows_on_any_topic(broker, call, Operation::Write) => Ok(()),
+        None => Err(ErrorCode::ClusterAuthorizationFailed),
+    }
 }
 
 fn check(request: &InitProducerIdRequest<'_>) -> Result<(), ErrorCode> {

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::{Client, GroupConfig, GroupReply, Turn};
+use super::{Client, GroupReply, Turn};
 use crate::coordinator::{Record, Ticket};
 use crate::protocol::data::group_metadata_value::{GroupMetadataValue, MemberMetadata};
 use crate::protocol::data::{ConsumerProtocolSubscription, GroupMetadataKey};
@@ -250,10 +250,12 @@ impl ClassicGroup {
         group
     }
 
-    /// Such a group is kept as it is, and then has its members join.
-    pub fn begin(mut self, turn: &mut Turn<'_, '_>) -> ClassicGroup {
+    /// Such a group is kept as it is, and then has its members join unless they need not.
+    pub fn begin(mut self, turn: &mut Turn<'_, '_>, is_stable: bool) -> ClassicGroup {
         self.persist(turn);
-        self.prepare_rebalance(turn);
+        if !is_stable {
+            self.prepare_rebalance(turn);
+        }
         self
     }
 
@@ -270,13 +272,6 @@ impl ClassicGroup {
     /// Its members by id.
     pub fn members(&self) -> &BTreeMap<String, Member> {
         &self.members
-    }
-
-    /// Whether members of the consumer protocol may join, and take the group over.
-    pub fn may_become_consumer(&self, config: &GroupConfig) -> bool {
-        config.consumer.may_upgrade
-            && self.protocol_type.as_deref() == Some(CONSUMER)
-            && self.members.len() < config.consumer.max_size
     }
 
     /// Whoever waits for the group's next step is told that there is none.

@@ -219,12 +219,18 @@ impl ConsumerGroup {
 
     /// Its members' sessions begin now.
     pub fn loaded(&mut self, turn: &mut Turn<'_, '_>) {
-        let now_ms = turn.context.now_ms;
+        let (now_ms, of_group) = (turn.context.now_ms, self.session_timeout_ms(turn));
         for member in self.members.values_mut() {
-            member.session_deadline = Some(now_ms + session_timeout_ms(&member.metadata, turn.config));
+            member.session_deadline = Some(now_ms + session_timeout_ms(&member.metadata, of_group));
             let must_revoke = member.current.state == MemberState::UnrevokedPartitions;
             member.rebalance_deadline = must_revoke.then(|| now_ms + millis(member.metadata.rebalance_timeout_ms));
         }
+    }
+
+    /// How long a member of the consumer protocol may be silent: what is set for the group, or for all.
+    fn session_timeout_ms(&self, turn: &Turn<'_, '_>) -> u64 {
+        let own = turn.context.topics.group_number(&self.id, "consumer.session.timeout.ms");
+        own.unwrap_or(turn.config.consumer.session_timeout_ms)
     }
 
     /// The topics that a member reads: those it names, and those its expression stands for.
@@ -321,8 +327,10 @@ impl ConsumerGroup {
         let wish = Wish { member_id, instance_id, update: &update, owned: owned.as_ref() };
         let before = self.members.get(member_id).map(|member| member.current.assigned.clone()).unwrap_or_default();
         self.follow(turn, &wish, place);
+        let of_group = self.session_timeout_ms(turn);
+        let interval_ms = turn.context.topics.group_number(&self.id, "consumer.heartbeat.interval.ms");
         let member = self.members.get_mut(member_id).expect("the member is there now");
-        member.session_deadline = Some(turn.context.now_ms + session_timeout_ms(&member.metadata, turn.config));
+        member.session_deadline = Some(turn.context.now_ms + session_timeout_ms(&member.metadata, of_group));
         let says_all = request.rebalance_timeout_ms != -1
             && (request.subscribed_topic_names.is_some() || request.subscribed_topic_regex.is_some())
             && request.topic_partitions.is_some();
@@ -330,7 +338,7 @@ impl ConsumerGroup {
         Ok(ConsumerGroupHeartbeatResponse {
             member_id: Some(member_id.to_owned().into()),
             member_epoch: member.current.epoch,
-            heartbeat_interval_ms: turn.config.consumer.heartbeat_interval_ms,
+            heartbeat_interval_ms: interval_ms.unwrap_or(turn.config.consumer.heartbeat_interval_ms),
             assignment: told.then(|| heartbeat_assignment(&member.current.assigned)),
             ..Default::default()
         })
@@ -666,7 +674,7 @@ impl ConsumerGroup {
             client_id: member.metadata.client.id.clone().into(),
             client_host: member.metadata.client.host.clone().into(),
             subscribed_topic_names: member.metadata.subscribed.iter().map(|name| name.clone().into()).collect(),
-            subscribed_topic_regex: member.metadata.regex.clone().map(Into::into),
+            subscribed_topic_regex: Some(member.metadata.regex.clone().unwrap_or_default().into()),
             assignment: described(&member.current.assigned),
             target_assignment: described(self.targets.get(id).unwrap_or(&none)),
             member_type: i8::from(member.metadata.classic.is_none()),
@@ -677,7 +685,8 @@ impl ConsumerGroup {
             group_epoch: self.epoch,
             assignment_epoch: self.assignment_epoch,
             assignor_name: self.assignor(config).name().into(),
-            members: self.members.iter().map(member).collect(),
+            // The order says nothing; this is the one that Kafka's tables mostly give.
+            members: self.members.iter().rev().map(member).collect(),
             ..Default::default()
         }
     }
@@ -780,11 +789,9 @@ fn heartbeat_assignment(assigned: &Assignment) -> HeartbeatAssignment {
     HeartbeatAssignment { topic_partitions: assigned.iter().map(topic).collect() }
 }
 
-fn session_timeout_ms(metadata: &Metadata, config: &GroupConfig) -> u64 {
-    match &metadata.classic {
-        Some(classic) => millis(classic.session_timeout_ms),
-        None => config.consumer.session_timeout_ms,
-    }
+/// How long a member may be silent; of the classic protocol what it said itself.
+fn session_timeout_ms(metadata: &Metadata, of_group: u64) -> u64 {
+    metadata.classic.as_ref().map_or(of_group, |classic| millis(classic.session_timeout_ms))
 }
 
 fn millis(timeout_ms: i32) -> u64 {

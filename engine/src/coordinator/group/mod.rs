@@ -460,9 +460,10 @@ impl GroupCoordinator {
             Group::Consumer(group) => group.join(turn, ticket, request, version, &client),
         });
         if let Some(Err(Failure(error, _))) = joined {
-            refuse(step, error);
+            let response = JoinGroupResponse { error_code: error.code(), ..Default::default() };
+            step.reply(ticket, GroupReply::Join(response));
         }
-        self.downgrade_if_classic(context, step, id);
+        self.downgrade_if_classic(context, step, id, true);
         self.forget_if_blank(id);
     }
 
@@ -476,12 +477,13 @@ impl GroupCoordinator {
         }
     }
 
-    /// When only members of the classic protocol are left, the group is theirs.
-    fn downgrade_if_classic(&mut self, context: &mut Context<'_>, step: &mut Step, id: &str) {
+    /// When only members of the classic protocol are left, the group is theirs. They join again, unless the last
+    /// other member was replaced by one that joins and has its share already.
+    fn downgrade_if_classic(&mut self, context: &mut Context<'_>, step: &mut Step, id: &str, is_replaced: bool) {
         let mut turn = Turn { context, config: &self.config, step };
         match self.groups.remove(id) {
             Some(Group::Consumer(group)) if group.may_become_classic(&turn) => {
-                let group = group.into_classic(&mut turn);
+                let group = group.into_classic(&mut turn, is_replaced);
                 let deadline = group.deadline();
                 self.groups.insert(id.to_owned(), Group::Classic(group));
                 self.schedule(id, deadline);
@@ -513,7 +515,7 @@ impl GroupCoordinator {
         let has_shrunk = group.len() < members;
         self.schedule_by(id, deadline);
         if has_shrunk {
-            self.downgrade_if_classic(context, step, id);
+            self.downgrade_if_classic(context, step, id, false);
         }
         self.forget_if_blank(id);
         result
@@ -541,13 +543,8 @@ impl GroupCoordinator {
                         turn.step.records.push(group.tombstone());
                         ConsumerGroup::new(id)
                     }
-                    Some(Group::Classic(group)) if group.may_become_consumer(&self.config) => {
-                        ConsumerGroup::from_classic(&mut turn, group)
-                    }
-                    Some(_) => {
-                        let why = format!("Cannot upgrade the classic group {id} to a consumer group.");
-                        return Err(Failure(ErrorCode::GroupIdNotFound, why));
-                    }
+                    Some(Group::Classic(group)) => ConsumerGroup::from_classic(&mut turn, group)?,
+                    Some(Group::Consumer(_)) => unreachable!("a consumer group was found above"),
                     None => ConsumerGroup::new(id),
                 }
             }
@@ -618,7 +615,7 @@ impl GroupCoordinator {
             member.collect()
         };
         let members = members.unwrap_or_else(unknown);
-        self.downgrade_if_classic(context, step, &request.group_id);
+        self.downgrade_if_classic(context, step, &request.group_id, false);
         self.forget_if_blank(&request.group_id);
         GroupReply::Leave(LeaveGroupResponse { members, ..Default::default() }).into()
     }
@@ -795,6 +792,7 @@ impl GroupCoordinator {
     fn delete_offsets(&mut self, step: &mut Step, request: &OffsetDeleteRequest<'static>) -> Reply {
         let id = &*request.group_id;
         let checked = match self.groups.get(id) {
+            _ if id.is_empty() => Err(ErrorCode::InvalidGroupId),
             Some(Group::Classic(group)) => group.check_offset_delete(),
             Some(Group::Consumer(_)) => Ok(()),
             None => Err(ErrorCode::GroupIdNotFound),
@@ -859,6 +857,9 @@ impl GroupCoordinator {
 
     fn describe_consumer(&self, id: &str, context: &Context<'_>) -> DescribedConsumerGroup<'static> {
         match self.groups.get(id) {
+            _ if id.is_empty() => {
+                DescribedConsumerGroup { error_code: ErrorCode::InvalidGroupId.code(), ..Default::default() }
+            }
             Some(Group::Consumer(group)) => group.describe(&self.config, context.topics),
             other => DescribedConsumerGroup {
                 error_code: ErrorCode::GroupIdNotFound.code(),
@@ -877,13 +878,13 @@ impl GroupCoordinator {
                 group_id: id.clone().into(),
                 protocol_type: group.protocol_type().unwrap_or_default().to_owned().into(),
                 group_state: group.state().name().into(),
-                group_type: "Classic".into(),
+                group_type: "classic".into(),
             },
             Group::Consumer(group) => ListedGroup {
                 group_id: id.clone().into(),
                 protocol_type: classic::CONSUMER.into(),
                 group_state: group.state().into(),
-                group_type: "Consumer".into(),
+                group_type: "consumer".into(),
             },
         });
         listed.filter(|group| is_wanted(states, &group.group_state) && is_wanted(types, &group.group_type)).collect()
@@ -977,7 +978,7 @@ impl GroupCoordinator {
                 Group::Consumer(group) => group.tick(turn),
             });
             if lost == Some(true) {
-                self.downgrade_if_classic(context, &mut step, &id);
+                self.downgrade_if_classic(context, &mut step, &id, false);
             }
             self.forget_if_blank(&id);
         }

@@ -112,6 +112,14 @@ impl ConsumerGroup {
 
     /// The classic member of that name.
     fn classic_member(&self, member_id: &str, instance_id: Option<&str>) -> Result<&Member, Failure> {
+        match self.member_named(member_id, instance_id)? {
+            member if member.metadata.classic.is_some() => Ok(member),
+            _ => unknown_member(member_id, &self.id),
+        }
+    }
+
+    /// The member of that name.
+    fn member_named(&self, member_id: &str, instance_id: Option<&str>) -> Result<&Member, Failure> {
         if let Some(instance_id) = instance_id {
             match self.instances.get(instance_id) {
                 None => return unknown_instance(instance_id),
@@ -120,8 +128,8 @@ impl ConsumerGroup {
             }
         }
         match self.members.get(member_id) {
-            Some(member) if member.metadata.classic.is_some() => Ok(member),
-            _ => unknown_member(member_id, &self.id),
+            Some(member) => Ok(member),
+            None => unknown_member(member_id, &self.id),
         }
     }
 
@@ -178,8 +186,9 @@ impl ConsumerGroup {
                     || (current.state == MemberState::UnreleasedPartitions && !waits())
             }
         };
+        let of_group = self.session_timeout_ms(turn);
         let member = self.members.get_mut(member_id).expect("the member was found");
-        let timeout_ms = super::session_timeout_ms(&member.metadata, turn.config);
+        let timeout_ms = super::session_timeout_ms(&member.metadata, of_group);
         member.session_deadline = Some(turn.context.now_ms + timeout_ms);
         if must_join {
             self.expect_join(turn, member_id);
@@ -209,13 +218,13 @@ impl ConsumerGroup {
         member.rebalance_deadline.get_or_insert(by);
     }
 
-    /// A classic member leaves, or an administrator removes a static member.
+    /// A classic member leaves, or an administrator removes any member.
     pub fn leave_classic(&mut self, turn: &mut Turn<'_, '_>, identity: &MemberIdentity<'_>) -> ErrorCode {
         let instance_id = identity.group_instance_id.as_deref();
         let id = if identity.member_id.is_empty() {
             instance_id.and_then(|id| self.instances.get(id)).cloned().ok_or(ErrorCode::UnknownMemberId)
         } else {
-            let found = self.classic_member(&identity.member_id, instance_id);
+            let found = self.member_named(&identity.member_id, instance_id);
             found.map(|_| identity.member_id.to_string()).map_err(|Failure(error, _)| error)
         };
         match id {
@@ -235,8 +244,14 @@ impl ConsumerGroup {
             && self.members.values().all(|member| member.metadata.classic.is_some())
     }
 
-    /// The classic group that this one becomes: its members join again at once.
-    pub fn into_classic(mut self, turn: &mut Turn<'_, '_>) -> ClassicGroup {
+    /// The classic group that this one becomes. Its members join again at once, unless each `has_its_share`.
+    pub fn into_classic(mut self, turn: &mut Turn<'_, '_>, has_its_share: bool) -> ClassicGroup {
+        let is_stable = has_its_share
+            && self.epoch == self.assignment_epoch
+            && self
+                .members
+                .values()
+                .all(|member| member.current.state == MemberState::Stable && member.current.epoch == self.epoch);
         let topics = turn.context.topics;
         let members = self.members.iter().filter_map(|(id, member)| {
             let classic = member.metadata.classic.as_ref()?;
@@ -258,11 +273,15 @@ impl ConsumerGroup {
             self.change(turn, Change::MemberEnd(id));
         }
         self.end(turn);
-        group.begin(turn)
+        group.begin(turn, is_stable)
     }
 
     /// The consumer group that a classic one of consumers becomes; its members stay, with what they have.
-    pub fn from_classic(turn: &mut Turn<'_, '_>, classic: &mut ClassicGroup) -> ConsumerGroup {
+    ///
+    /// # Errors
+    /// If it may not become one; it is then as it was.
+    pub fn from_classic(turn: &mut Turn<'_, '_>, classic: &mut ClassicGroup) -> Result<ConsumerGroup, Failure> {
+        check_upgrade(turn, classic)?;
         classic.fail_waiting(turn, ErrorCode::RebalanceInProgress);
         turn.step.records.push(classic.tombstone());
         let mut group = ConsumerGroup::new(classic.id());
@@ -296,8 +315,34 @@ impl ConsumerGroup {
         let hash = group.compute_hash(turn.context.topics);
         group.change(turn, Change::Group { epoch, hash });
         group.change(turn, Change::TargetEpoch(epoch));
-        group
+        Ok(group)
     }
+}
+
+/// Whether a classic group may become a consumer group (`GroupMetadataManager.validateOnlineUpgrade`).
+fn check_upgrade(turn: &Turn<'_, '_>, classic: &ClassicGroup) -> Result<(), Failure> {
+    let config = &turn.config.consumer;
+    let assignments = classic.members().values().map(|member| &member.assignment).filter(|bytes| !bytes.is_empty());
+    let assignments: Vec<_> = assignments.map(|bytes| parse_assignment(bytes)).collect();
+    let has_user_data = |assignment: &ConsumerProtocolAssignment<'_>| {
+        assignment.user_data.as_ref().is_some_and(|data| !data.is_empty())
+    };
+    let why = if !config.may_upgrade {
+        "online upgrade is disabled."
+    } else if classic.protocol_type() != Some(CONSUMER) {
+        "the group does not use the consumer embedded protocol."
+    } else if classic.members().len() > config.max_size {
+        "the group size exceeds the consumer group maximum size."
+    } else if assignments.iter().any(Option::is_none) {
+        "the embedded consumer protocol is malformed."
+    } else if assignments.iter().flatten().any(has_user_data) {
+        "an unsupported custom assignor is in use. Please refer to the documentation or switch to a default assignor \
+         before re-attempting the upgrade."
+    } else {
+        return Ok(());
+    };
+    let why = format!("Cannot upgrade classic group {} to consumer group because {why}", classic.id());
+    fail(ErrorCode::GroupIdNotFound, why)
 }
 
 fn check_generation(member: &Member, generation: i32) -> Result<(), Failure> {
@@ -322,20 +367,22 @@ fn without(mut assigned: Assignment, given: &Assignment) -> Assignment {
 
 /// An assignment as a leader wrote it; nothing if it cannot be read.
 fn read_assignment(bytes: &[u8], topics: &Topics) -> Assignment {
-    let read = || -> Option<ConsumerProtocolAssignment<'_>> {
-        if let Ok(assignment) = decode_value(bytes) {
-            return Some(assignment);
-        }
-        let mut decoder = Decoder::new(bytes);
-        let newest = *ConsumerProtocolAssignment::VERSIONS.end();
-        let version = decoder.i16().ok().filter(|version| *version >= 0)?;
-        ConsumerProtocolAssignment::decode(&mut decoder, version.min(newest)).ok()
-    };
-    let Some(assignment) = read() else { return Assignment::new() };
+    let Some(assignment) = parse_assignment(bytes) else { return Assignment::new() };
     named_partitions(
         assignment.assigned_partitions.iter().map(|topic| (&*topic.topic, topic.partitions.clone())),
         topics,
     )
+}
+
+/// The same, under the topics' names; of a version to come what this one knows.
+fn parse_assignment(bytes: &[u8]) -> Option<ConsumerProtocolAssignment<'_>> {
+    if let Ok(assignment) = decode_value(bytes) {
+        return Some(assignment);
+    }
+    let mut decoder = Decoder::new(bytes);
+    let newest = *ConsumerProtocolAssignment::VERSIONS.end();
+    let version = decoder.i16().ok().filter(|version| *version >= 0)?;
+    ConsumerProtocolAssignment::decode(&mut decoder, version.min(newest)).ok()
 }
 
 /// An assignment as a leader would write it, in the version of the member's subscription.

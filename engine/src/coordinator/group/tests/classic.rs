@@ -151,7 +151,7 @@ fn a_leave_and_a_lost_member_make_a_new_generation() {
     // It does not sync, nor heartbeat: after the rebalance timeout nobody is left.
     bench.pass(60_000);
     assert_eq!(bench.heartbeat(2, &a), ErrorCode::UnknownMemberId);
-    assert_eq!(bench.listed(), [("g".into(), "Empty".into(), "Classic".into())]);
+    assert_eq!(bench.listed(), [("g".into(), "Empty".into(), "classic".into())]);
     assert_eq!(bench.delete("g"), ErrorCode::None);
     assert_eq!(bench.delete("g"), ErrorCode::GroupIdNotFound);
     bench.restart();

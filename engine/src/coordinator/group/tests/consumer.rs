@@ -105,7 +105,7 @@ fn partitions_move_when_their_owner_has_given_them_up() {
     assert_eq!((a.epoch, a.owns()), (1, 6));
     assert_eq!(bench.beat(&mut b), ErrorCode::None);
     assert_eq!((b.epoch, b.owns()), (2, 0), "all it is to have is still a's");
-    assert_eq!(bench.listed(), [("g".into(), "Reconciling".into(), "Consumer".into())]);
+    assert_eq!(bench.listed(), [("g".into(), "Reconciling".into(), "consumer".into())]);
     let before = a.owned.clone();
     let told = bench.heartbeat_with(a.request());
     assert_eq!(told.member_epoch, 1, "it stays in its epoch until it has given up");
@@ -126,7 +126,7 @@ fn partitions_move_when_their_owner_has_given_them_up() {
     assert_eq!(bench.listed()[0].1, "Stable");
     let described = bench.described();
     assert_eq!((described.group_epoch, described.assignment_epoch, &*described.assignor_name), (2, 2, "uniform"));
-    assert_eq!(described.members[0].assignment.topic_partitions[0].topic_name, "t");
+    assert_eq!(described.members[1].assignment.topic_partitions[0].topic_name, "t");
 }
 
 #[test]
@@ -334,6 +334,21 @@ fn no_partition_is_ever_with_two_members() {
     }
 }
 
+#[test]
+fn what_is_set_for_a_group_is_told_and_kept() {
+    let mut bench = Bench::new();
+    let settings = |values: [(&str, &str); 2]| {
+        let values = values.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        [("g".to_owned(), values)]
+    };
+    let names = ["consumer.heartbeat.interval.ms", "consumer.session.timeout.ms"];
+    bench.topics = bench.topics.clone().with_group_settings(settings([(names[0], "700"), (names[1], "2000")]));
+    let a = Consumer::new("a", &["t"]);
+    assert_eq!(bench.heartbeat_with(a.request()).heartbeat_interval_ms, 700);
+    bench.pass(2000);
+    assert_eq!(bench.listed()[0].1, "Empty");
+}
+
 mod migration {
     use super::*;
 
@@ -414,7 +429,7 @@ mod migration {
         // A consumer comes: the classic member stays, and gives up half when it joins again.
         let mut new = Consumer::new("new", &["t"]);
         assert_eq!(bench.beat(&mut new), ErrorCode::None);
-        assert_eq!(bench.listed(), [("g".into(), "Reconciling".into(), "Consumer".into())]);
+        assert_eq!(bench.listed(), [("g".into(), "Reconciling".into(), "consumer".into())]);
         assert_eq!((new.epoch, new.owns()), (2, 0));
         assert_eq!(bench.committed("g").0, 4);
         let told = Reply::Group(GroupReply::Heartbeat(ErrorCode::RebalanceInProgress));
@@ -436,11 +451,11 @@ mod migration {
         // The consumer leaves: the group is the classic member's again.
         let leave = ConsumerGroupHeartbeatRequest { member_epoch: -1, ..new.request() };
         assert_eq!(bench.heartbeat_with(leave).error_code, 0);
-        assert_eq!(bench.listed(), [("g".into(), "PreparingRebalance".into(), "Classic".into())]);
+        assert_eq!(bench.listed(), [("g".into(), "PreparingRebalance".into(), "classic".into())]);
         let last = joined(bench.ask(join(&classic, &[0, 1, 2])));
         assert_eq!((last.error_code, last.generation_id, &*last.leader), (0, 4, classic.as_str()));
         bench.restart();
-        assert_eq!(bench.listed()[0].2, "Classic");
+        assert_eq!(bench.listed()[0].2, "classic");
         assert_eq!(bench.committed("g").0, 4);
     }
 
@@ -453,6 +468,6 @@ mod migration {
         bench.pass(3000);
         bench.reply(ticket).expect("it has joined");
         assert_eq!(bench.beat(&mut Consumer::new("new", &["t"])), ErrorCode::GroupIdNotFound);
-        assert_eq!(bench.listed()[0].2, "Classic");
+        assert_eq!(bench.listed()[0].2, "classic");
     }
 }

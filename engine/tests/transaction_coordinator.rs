@@ -149,6 +149,7 @@ impl Client {
         let Reply::Produce(results) = self.ask(self.partition(index), produce).await else {
             panic!("answers its request")
         };
+        assert_ne!(results[0].error, ErrorCode::InvalidTxnState, "{} was verified for {value}", self.name);
         if results[0].error == ErrorCode::None { Ok(()) } else { Err(results[0].error) }
     }
 

@@ -227,7 +227,7 @@ impl Partition {
             return Err(ErrorCode::KafkaStorageError);
         }
         log.producers().check_marker(&part.marker, part.bumped)?;
-        self.verifications.end(part.marker.producer_id);
+        self.verifications.ended(part.marker.producer_id, part.marker.producer_epoch, part.bumped);
         let bytes = end_transaction_marker(&part.marker, now_ms);
         let view = BatchView::parse(&bytes).expect("a marker parses");
         Ok(log.append(journal, &view, self.leader_epoch).end_offset)
@@ -276,7 +276,7 @@ impl Partition {
         let view = BatchView::parse(&batch.batch).expect("a validated batch parses");
         let appended = log.append(journal, &view, self.leader_epoch);
         if batch.is_transactional {
-            self.verifications.end(view.producer_id());
+            self.verifications.opened(view.producer_id());
         }
         Outcome::Appended(appended.end_offset, done(appended.base_offset, batch.log_append_time_ms.unwrap_or(-1)))
     }
@@ -285,7 +285,7 @@ impl Partition {
     pub fn append_own(&mut self, journal: &Journal, batch: &[u8]) {
         let view = BatchView::parse(batch).expect("the broker's own batches parse");
         if view.attributes().is_transactional() {
-            self.verifications.end(view.producer_id());
+            self.verifications.opened(view.producer_id());
         }
         self.log.borrow_mut().append(journal, &view, self.leader_epoch);
     }

@@ -1,7 +1,7 @@
 //! Transactional producers that may open a transaction in a partition (KIP-890).
 //!
 //! A batch that opens a transaction is appended only with a [`Guard`]: given before the coordinator was asked,
-//! good until a marker of that producer or the batch itself is appended. So a batch that was verified, then
+//! good until the marker of that transaction or the batch itself is appended. So a batch that was verified, then
 //! delayed, cannot open a transaction behind the marker of the one that it belonged to. Nothing of this is on
 //! stable storage: after a restart producers are verified again. It knows no coordinator.
 
@@ -32,6 +32,9 @@ impl Verifications {
         if self.entries.len() >= PRODUCERS_PER_PARTITION && !self.entries.contains_key(&wanted.producer_id) {
             self.drop_oldest();
         }
+        if self.entries.get(&wanted.producer_id).is_some_and(|entry| entry.epoch < wanted.epoch) {
+            self.entries.remove(&wanted.producer_id);
+        }
         let given = &mut self.given;
         let entry = self.entries.entry(wanted.producer_id).or_insert_with(|| {
             *given += 1;
@@ -42,9 +45,7 @@ impl Verifications {
                 bumps_epoch: wanted.bumps_epoch,
             }
         });
-        if wanted.epoch > entry.epoch {
-            (entry.epoch, entry.lowest_sequence) = (wanted.epoch, wanted.first_sequence);
-        } else if wanted.epoch == entry.epoch {
+        if wanted.epoch == entry.epoch {
             entry.lowest_sequence = entry.lowest_sequence.min(wanted.first_sequence);
         }
         entry.guard
@@ -77,9 +78,18 @@ impl Verifications {
         Ok(())
     }
 
-    /// The producer's transaction has opened or ended: its guard is void.
-    pub fn end(&mut self, producer_id: i64) {
+    /// The producer's transaction has opened: its guard is used up.
+    pub fn opened(&mut self, producer_id: i64) {
         self.entries.remove(&producer_id);
+    }
+
+    /// A marker has ended a transaction: guards of it and of earlier ones are void. If the epoch was raised for the
+    /// marker, the next transaction has the marker's epoch, and its first batch may have asked already.
+    pub fn ended(&mut self, producer_id: i64, marker_epoch: i16, bumped: bool) {
+        let is_over = |epoch: i16| epoch < marker_epoch || !bumped && epoch == marker_epoch;
+        if self.entries.get(&producer_id).is_some_and(|entry| is_over(entry.epoch)) {
+            self.entries.remove(&producer_id);
+        }
     }
 }
 
@@ -101,11 +111,28 @@ mod tests {
         let guard = verifications.begin(&wants(0));
         assert_eq!(verifications.begin(&wants(3)), guard);
         assert_eq!(verifications.check(7, 0, Some(guard), false), Ok(()));
-        verifications.end(7);
+        verifications.opened(7);
         assert_eq!(verifications.check(7, 0, Some(guard), false), Err(ErrorCode::InvalidTxnState));
         let next = verifications.begin(&wants(0));
         assert_ne!(next, guard);
         assert_eq!(verifications.check(7, 0, Some(guard), false), Err(ErrorCode::InvalidTxnState));
+    }
+
+    #[test]
+    fn a_marker_voids_the_guards_of_its_transaction_and_not_of_the_next() {
+        let mut verifications = Verifications::default();
+        let guard = Some(verifications.begin(&wants(0)));
+        verifications.ended(7, 0, true);
+        assert_eq!(verifications.check(7, 0, guard, true), Ok(()), "the marker of the transaction before");
+        verifications.ended(7, 1, true);
+        assert_eq!(verifications.check(7, 0, guard, true), Err(ErrorCode::InvalidTxnState));
+        let guard = Some(verifications.begin(&wants(0)));
+        verifications.ended(7, 0, false);
+        assert_eq!(verifications.check(7, 0, guard, true), Err(ErrorCode::InvalidTxnState), "version 1");
+        let old = verifications.begin(&wants(0));
+        let next = verifications.begin(&VerifyTransaction { epoch: 1, ..wants(0) });
+        assert_ne!(old, next);
+        assert_eq!(verifications.check(7, 0, Some(old), true), Err(ErrorCode::InvalidTxnState));
     }
 
     #[test]

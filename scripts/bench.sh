@@ -15,9 +15,10 @@
 #   DATA         directory on the disk to be measured, for the brokers' data ($TMPDIR/corelog-bench); 40 GB
 #   SECONDS_EACH, WARMUP_EACH, ROUNDS  of each run (5, 2, 2)
 #   KAFKA_LIBS   folder of Kafka 4.1's jars; without it they are fetched once through Maven
-#   MEMORY       --memory of the broker (1GiB; Kafka has 1 GiB of heap and the page cache beside it)
+#   MEMORY       --memory of the broker (its default; Kafka has 1 GiB of heap, and the page cache beside it)
 #   NICE         nice level of brokers and loadgen alike, such as -15 on a machine with other work (0)
 #   QUIET_WAIT   seconds to wait before each run for others on the machine to be quiet (15)
+#   TRIES        how often a run may be repeated that others disturbed; the least disturbed one counts (3)
 set -euo pipefail
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 TARGET=${CARGO_TARGET_DIR:-$ROOT/target}

@@ -241,6 +241,9 @@ fn tagged_is_set(message: &Message, field: &Field) -> String {
 
 fn write_field(message: &Message, s: &Struct, field: &Field) -> String {
     let access = format!("self.{}", field.rust_name());
+    if field.rust_name() == "throttle_time_ms" {
+        return format!("e.throttle_time({access})");
+    }
     let Some(nullable) = field.nullable else {
         return write_value(message, &field.ty, &access);
     };

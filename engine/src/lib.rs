@@ -1,7 +1,8 @@
 //! Corelog's engine: all that is deterministic once it is given an [`io::Io`].
 //!
 //! Read in this order: [`io`] is the seam to the world, [`record`] and [`protocol`] know bytes, [`log`] keeps
-//! them, [`controller`] decides what exists, [`shard`] is one core's loop over its partitions.
+//! them, [`controller`] decides what exists, [`coordinator`] what becomes of groups, [`shard`] is one core's loop
+//! over its partitions.
 
 /// Whether a planted bug is on; always false, and gone from the code, without the feature `planted`.
 #[cfg(feature = "planted")]
@@ -18,6 +19,7 @@ macro_rules! planted {
 }
 
 pub mod controller;
+pub mod coordinator;
 pub mod io;
 pub mod limits;
 pub mod log;

@@ -36,7 +36,11 @@ pub const DRAIN_BYTES: usize = 512 << 10;
 pub const SEGMENT_WRITE_BYTES: usize = 1 << 20;
 
 /// Partitions that one core drains at the same time.
-pub const DRAINS_AT_ONCE: usize = 4;
+pub const DRAINS_AT_ONCE: usize = 8;
+
+/// Segments that one core flushes at the same time: a filesystem commits what comes together at once, so that a
+/// checkpoint of a thousand partitions costs some tens of commits.
+pub const FLUSHES_AT_ONCE: usize = 32;
 
 /// A run of whole batches that one checksum of the offset index covers (a larger batch is a run alone).
 pub const RUN_BYTES: usize = 64 << 10;
@@ -52,6 +56,17 @@ pub const CACHED_INDEXES: usize = 256;
 
 /// Open segment files that one core keeps for reading.
 pub const OPEN_SEGMENTS: usize = 512;
+
+/// A coordinator's batch, in bytes, unless a single record is larger; so much room is waited for before each of
+/// its decisions. Most decisions are one record of some hundred bytes.
+pub const COORDINATOR_BATCH_BYTES: usize = 64 << 10;
+
+/// Bytes of a coordinator's log that its load holds in memory at a time.
+pub const COORDINATOR_LOAD_BYTES: usize = 1 << 20;
+
+/// Transactional ids that one partition of `__transaction_state` keeps: about 500 bytes each. Ids of clients
+/// that make a new one at each start go after `transactional.id.expiration.ms`.
+pub const TRANSACTIONAL_IDS_PER_COORDINATOR: usize = 200_000;
 
 /// Batches of a producer that are kept to recognise duplicates. Kafka's number, which clients rely on: at
 /// most five requests of an idempotent producer are in flight.

@@ -1,7 +1,8 @@
 //! Bugs put in on purpose, so that the simulator can show that it would find them.
 //!
 //! Compiled only under the feature `planted`, which only the simulator's tests enable; the broker's binary
-//! holds nothing of it. One bug at a time is on, for the current thread.
+//! holds nothing of it. One bug at a time is on, for the current thread. A whole process built with the feature
+//! takes the bug's name from `CORELOG_PLANTED`, for the tests that need a real disk.
 
 use std::cell::Cell;
 
@@ -10,6 +11,8 @@ use std::cell::Cell;
 pub enum Bug {
     /// A group counts as durable when its write was submitted.
     AcknowledgeBeforeFlush,
+    /// A group is written without its flush.
+    WriteWithoutFlush,
     /// A group counts as durable although one before it is not.
     AcknowledgePastGap,
     /// Groups of an earlier use of a file are accepted at recovery.
@@ -38,12 +41,23 @@ pub enum Bug {
     SnapshotHoldsCutOffBatch,
     /// A producer id is answered before its block is durable.
     ProducerIdReused,
+    /// A partition of a consumer group is given to a member before another has given it up.
+    AssignBeforeRevoke,
+    /// Offsets of a member whose generation is over are accepted.
+    FencedGenerationCommits,
+    /// A coordinator answers before what it has decided is durable.
+    CoordinatorAnswersEarly,
+    /// A partition takes a transaction marker of an epoch that has passed.
+    MarkerOfPreviousEpochAccepted,
+    /// The last stable offset passes an open transaction.
+    StableOffsetAheadOfOpenTransaction,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 15] = [
+    pub const ALL: [Bug; 21] = [
         Bug::AcknowledgeBeforeFlush,
+        Bug::WriteWithoutFlush,
         Bug::AcknowledgePastGap,
         Bug::NoIncarnationGuard,
         Bug::NoCrcAtRecovery,
@@ -58,11 +72,26 @@ impl Bug {
         Bug::DuplicateAnsweredEarly,
         Bug::SnapshotHoldsCutOffBatch,
         Bug::ProducerIdReused,
+        Bug::AssignBeforeRevoke,
+        Bug::FencedGenerationCommits,
+        Bug::CoordinatorAnswersEarly,
+        Bug::MarkerOfPreviousEpochAccepted,
+        Bug::StableOffsetAheadOfOpenTransaction,
     ];
 }
 
 thread_local! {
-    static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
+    static PLANTED: Cell<Option<Bug>> = Cell::new(from_environment());
+}
+
+/// The bug that the environment names.
+///
+/// # Panics
+/// If there is no such bug: a test that plants nothing would prove nothing.
+fn from_environment() -> Option<Bug> {
+    let name = std::env::var("CORELOG_PLANTED").ok()?;
+    let bug = Bug::ALL.into_iter().find(|bug| format!("{bug:?}") == name);
+    Some(bug.unwrap_or_else(|| panic!("CORELOG_PLANTED names no bug: {name}")))
 }
 
 /// Switches one bug on, or all off.

@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,7 +89,7 @@ async fn produce_for_ever(io: Io, core: Core, history: Rc<RefCell<History>>, par
         let value = format!("{partition}-{number}-{}", "x".repeat((number % 700) as usize));
         let mut batch = BatchBuilder::new();
         batch.append(io.wall_clock_ms(), None, Some(value.as_bytes()), &[]);
-        let part = ProducePart { id, records: batch.finish().into() };
+        let part = ProducePart { id, records: batch.finish().into(), guard: None };
         let deadline = io.now() + Duration::from_secs(30);
         let request = Request::Produce(Produce { acks: -1, version: 12, deadline, parts: vec![part] });
         let Some(Reply::Produce(results)) = core.request(owner(id, core.shards()), request).await else { return };
@@ -180,4 +181,44 @@ fn acknowledged_records_survive_crashes() {
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     assert_eq!(live(7, 2), live(7, 2));
+}
+
+async fn remove_tree(io: &Io, dir: &Path) {
+    for entry in io.read_dir(dir).await.expect("it is there") {
+        let path = dir.join(&entry.name);
+        match entry.is_dir {
+            true => Box::pin(remove_tree(io, &path)).await,
+            false => io.remove_file(&path).await.expect("a file goes"),
+        }
+    }
+    io.remove_dir(dir).await.expect("an empty directory goes");
+}
+
+fn partition_directories(run: &Run) -> usize {
+    let listed = run.world.block_on(run.node, |io| async move { io.read_dir(Path::new("/data")).await });
+    run.world.crash(run.node, CrashKind::Kill);
+    listed.expect("readable").into_iter().filter(|entry| entry.name.starts_with("t-")).count()
+}
+
+/// Losing one of our own directories is an operator's mistake that must not cost the records as well.
+#[test]
+fn records_are_not_removed_when_what_names_them_is_lost() {
+    for lost in ["@journal", "@metadata"] {
+        let world = World::new(1, Faults::none());
+        let node = world.add_node();
+        let run = Run { world, node, history: Rc::default() };
+        let core = run.start(2);
+        run.world.run_for(Duration::from_secs(3));
+        let running = core.borrow().clone().expect("it runs");
+        run.world.block_on(node, |_| async move { running.stop().await });
+        run.world.crash(node, CrashKind::Kill);
+        assert_eq!(partition_directories(&run), PARTITIONS as usize, "all of them have records");
+        run.world.block_on(node, |io| async move { remove_tree(&io, &Path::new("/data").join(lost)).await });
+        run.world.crash(node, CrashKind::Kill);
+        let core = run.start(2);
+        run.world.run_for(Duration::from_secs(60));
+        assert!(core.borrow().is_none(), "it must not start without {lost}");
+        run.world.crash(node, CrashKind::Kill);
+        assert_eq!(partition_directories(&run), PARTITIONS as usize, "nothing is removed without {lost}");
+    }
 }

@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 
 /// Each layer and the modules of the engine that it may use.
-const LAYERS: [(&str, &[&str]); 7] = [
+const LAYERS: [(&str, &[&str]); 8] = [
     ("io", &["limits"]),
     ("record", &["limits"]),
     ("protocol", &["limits", "io", "record"]),
     ("log", &["limits", "io", "record", "protocol", "planted"]),
     ("replication", &["limits", "io", "record", "protocol"]),
     ("controller", &["limits", "io", "record", "protocol"]),
-    ("shard", &["limits", "io", "record", "protocol", "log", "replication", "controller", "planted"]),
+    ("coordinator", &["limits", "io", "record", "protocol", "planted"]),
+    ("shard", &["limits", "io", "record", "protocol", "log", "replication", "controller", "coordinator", "planted"]),
 ];
 
 fn root() -> PathBuf {

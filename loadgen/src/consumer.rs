@@ -294,8 +294,7 @@ async fn find_partitions(connection: &mut Connection, job: &Job) -> Result<Vec<P
 /// If offsets are missing or repeated, or there is something but no whole batch.
 fn position_after(records: &[u8], mut position: i64) -> Result<i64> {
     let before = position;
-    let mut whole = 0;
-    for batch in batches(records) {
+    for (whole, batch) in batches(records).enumerate() {
         let batch = match batch {
             Ok(batch) => batch,
             // An answer may end inside a batch.
@@ -309,7 +308,6 @@ fn position_after(records: &[u8], mut position: i64) -> Result<i64> {
         let follows = if position == before { first <= position && last >= position } else { first == position };
         ensure!(follows, "a batch of offsets {first} to {last} where {position} is next");
         position = last + 1;
-        whole += 1;
     }
     Ok(position)
 }

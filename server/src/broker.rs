@@ -8,8 +8,8 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use engine::controller::image::MetadataImage;
@@ -21,8 +21,10 @@ use engine::replication::fetch_session::FetchSessions;
 use engine::shard::{Core, Message, NodeConfig};
 use futures_lite::future;
 
+use crate::authorizer::Authorizer;
 use crate::budget::Budget;
 use crate::connection::{self, Connections};
+use crate::quota::{Accounts, QuotaManager};
 use crate::{limits, listener};
 
 /// What the node is told at its start; the cores share it.
@@ -51,6 +53,8 @@ pub struct Shared {
     pub stopping: AtomicBool,
     /// Whether it has stopped.
     pub stopped: AtomicBool,
+    /// What clients under a quota have used.
+    pub accounts: Arc<Mutex<Accounts>>,
 }
 
 impl BrokerConfig {
@@ -72,6 +76,8 @@ pub struct Broker {
     pub config: Arc<BrokerConfig>,
     /// Memory for requests, from before their bodies are read until they are answered.
     pub receive: Budget,
+    /// The same for requests larger than [`limits::LARGE_REQUEST`].
+    pub receive_large: Budget,
     /// Memory for the records of answers, until they are written.
     pub respond: Budget,
     /// The fetch sessions of this core's connections.
@@ -82,6 +88,10 @@ pub struct Broker {
     pub connections: Connections,
     /// What of the configs every request asks for.
     pub limits: FixedLimits,
+    /// Who may do what; `None` if everyone may do everything.
+    pub authorizer: Option<Authorizer>,
+    /// How much clients use.
+    pub quotas: Rc<QuotaManager>,
     /// Rings when the node stops.
     pub stopping: Bell,
 }
@@ -122,17 +132,24 @@ impl Broker {
     fn new(core: Core, config: Arc<BrokerConfig>) -> Rc<Broker> {
         let shards = core.shards() as u64;
         let budget = (config.node.memory_bytes / shards / limits::BUDGET_SHARE).max(limits::LEAST_BUDGET) as usize;
-        let fixed = FixedLimits::new(&BrokerValues::new(&config.node.settings, &core.image()));
+        let image = core.image();
+        let values = BrokerValues::new(&config.node.settings, &image);
+        let fixed = FixedLimits::new(&values);
+        let quotas = Rc::new(QuotaManager::new(core.clone(), config.shared.accounts.clone(), &values));
+        let authorizer = Authorizer::new(&values);
         let slots = fixed.fetch_sessions.div_ceil(core.shards());
         Rc::new(Broker {
             core,
             config,
-            receive: Budget::new(budget),
+            receive: Budget::new(budget / 2),
+            receive_large: Budget::new(budget / 2),
             respond: Budget::new(budget),
             fetch_sessions: RefCell::new(FetchSessions::new(slots, limits::FETCH_SESSION_EVICTION)),
             producer_ids: RefCell::new(0..0),
             connections: Connections::default(),
             limits: fixed,
+            authorizer,
+            quotas,
             stopping: Bell::default(),
         })
     }

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use engine::io::local::Bell;
@@ -18,6 +19,7 @@ use engine::io::{Class, Instant, Stream};
 use engine::protocol::frame::{FrameError, PREFIX_BYTES, announced_size, next_frame};
 use futures_lite::future;
 
+use crate::authorizer::Client;
 use crate::broker::Broker;
 use crate::budget::Reservation;
 use crate::dispatch::{self, Answer, Call, Overlap, Pending, Refusal};
@@ -28,6 +30,7 @@ pub struct Connection {
     broker: Rc<Broker>,
     stream: Stream,
     peer: SocketAddr,
+    client: Rc<Client>,
     window: RefCell<Window>,
     /// Rings when the window changes.
     changed: Bell,
@@ -37,6 +40,10 @@ pub struct Connection {
     writing_since: Cell<Option<Instant>>,
     /// Whether a request's body is being read.
     in_body: Cell<bool>,
+    /// By when the request whose memory is reserved must have arrived.
+    body_due: Cell<Option<Instant>>,
+    /// Until when no request is taken from the client, for it has used too much.
+    muted_until: Cell<Instant>,
 }
 
 /// The requests under way, oldest first.
@@ -97,16 +104,25 @@ impl Connection {
         };
         let active = Cell::new(broker.io().now());
         let (window, changed) = (RefCell::new(window), Bell::default());
+        let client = Rc::new(Client::anonymous(peer.ip(), broker.quotas.clone()));
         Connection {
             broker,
             stream,
             peer,
+            client,
             window,
             changed,
             active,
             writing_since: Cell::new(None),
             in_body: Cell::new(false),
+            body_due: Cell::new(None),
+            muted_until: Cell::default(),
         }
+    }
+
+    /// The other end's address.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
     }
 
     fn report(&self, end: &End) {
@@ -128,6 +144,7 @@ impl Connection {
         let mut reader =
             Reader { connection: self, buffer: BytesMut::new(), size: *limits::READ_BYTES.start(), held: None };
         loop {
+            self.unmuted().await;
             let (frame, held) = match reader.next().await {
                 Ok(next) => next,
                 Err(end) => return end,
@@ -140,8 +157,9 @@ impl Connection {
 
     async fn start(self: &Rc<Self>, frame: Bytes, held: Reservation) -> Result<(), End> {
         let bytes = frame.len();
-        let call = Call::open(frame).map_err(End::Refused)?;
+        let call = Call::open(frame, self.client.clone()).map_err(End::Refused)?;
         self.admit(call.overlap(), bytes).await?;
+        self.unmuted().await;
         let pending = dispatch::start(&self.broker, self, call).await.map_err(End::Refused)?;
         let mut window = self.window.borrow_mut();
         window.unanswered += 1;
@@ -150,6 +168,24 @@ impl Connection {
         drop(window);
         self.changed.ring();
         Ok(())
+    }
+
+    /// Waits until the client may be heard again, or is gone. Nothing is read meanwhile: it is held back by what
+    /// its own machine buffers.
+    async fn unmuted(&self) {
+        let io = self.broker.io();
+        while io.now() < self.muted_until.get() && !self.window.borrow().writer_gone {
+            let seen = self.changed.rings();
+            future::or(io.sleep_until(self.muted_until.get()), self.changed.rung_since(seen)).await;
+        }
+    }
+
+    /// Takes no request for a while.
+    fn mute(&self, time: Duration) {
+        if !time.is_zero() {
+            let until = self.broker.io().now() + time;
+            self.muted_until.set(self.muted_until.get().max(until));
+        }
     }
 
     /// Waits until a request may start beside those under way.
@@ -230,9 +266,10 @@ impl Connection {
     /// Whether the connection has outstayed its welcome.
     fn is_overdue(&self, now: Instant) -> bool {
         let quiet = now.since(self.active.get());
-        let waits = self.window.borrow().unanswered > 0;
+        let waits = self.window.borrow().unanswered > 0 || now < self.muted_until.get();
         let stalled = self.writing_since.get().is_some_and(|since| now.since(since) > limits::WRITE_STALL);
-        stalled || self.in_body.get() && quiet > limits::BODY_STALL || !waits && quiet > self.broker.limits.idle
+        let late = self.body_due.get().is_some_and(|due| now > due);
+        stalled || late || self.in_body.get() && quiet > limits::BODY_STALL || !waits && quiet > self.broker.limits.idle
     }
 }
 
@@ -265,19 +302,24 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// The next frame, with its memory.
     async fn next(&mut self) -> Result<(Bytes, Reservation), End> {
-        let broker = &self.connection.broker;
+        let connection = self.connection;
+        let broker = &connection.broker;
         let max = broker.limits.request_bytes;
         loop {
             let announced = announced_size(&self.buffer, max).map_err(End::Frame)?;
             let mut missing = 0;
             if let Some(size) = announced {
                 if self.held.is_none() {
-                    self.held = Some(broker.receive.reserve(size).await);
+                    let budget = if size > limits::LARGE_REQUEST { &broker.receive_large } else { &broker.receive };
+                    self.held = Some(budget.reserve(size).await);
+                    let by_rate = Duration::from_secs((size / limits::BODY_RATE) as u64);
+                    connection.body_due.set(Some(broker.io().now() + limits::BODY_STALL + by_rate));
                 }
                 missing = (PREFIX_BYTES + size).saturating_sub(self.buffer.len());
             }
             if let Some(frame) = next_frame(&mut self.buffer, max).map_err(End::Frame)? {
                 let held = self.held.take().expect("a frame's size was announced");
+                connection.body_due.set(None);
                 return Ok((frame, held));
             }
             self.fill(missing).await?;
@@ -319,10 +361,13 @@ async fn write_answers(connection: Rc<Connection>) {
         let mut close = first.close;
         let mut chunks = first.chunks;
         let mut held = vec![first.held];
+        // Before the window says that the request is answered, so that none behind it slips through.
+        connection.mute(first.throttle);
         while !close && bytes < limits::WRITE_BATCH_BYTES {
             let Some(more) = connection.ready_answer().await else { break };
             bytes += more.bytes();
             close = more.close;
+            connection.mute(more.throttle);
             chunks.extend(more.chunks);
             held.push(more.held);
         }
@@ -389,7 +434,7 @@ impl Connections {
 
     /// How many complaints went unsaid since the last one, if one may be said now.
     fn may_complain(&self, now: Instant) -> Option<u64> {
-        let soon = self.complained.get().is_some_and(|last| now.since(last) < std::time::Duration::from_secs(1));
+        let soon = self.complained.get().is_some_and(|last| now.since(last) < Duration::from_secs(1));
         if soon {
             self.unsaid.set(self.unsaid.get() + 1);
             return None;

@@ -4,15 +4,22 @@
 //! closes the connection without an answer, except for ApiVersions, which tells the versions it has. What a
 //! request does is for its handler.
 
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use engine::io::Class;
+use engine::io::Instant;
 use engine::io::local::{self, Receiver};
+use engine::protocol::frame::PREFIX_BYTES;
 use engine::protocol::{
     ApiKey, DecodeError, Decoder, EncodeError, Encoder, Message, Request, RequestHeader, ResponseHeader,
 };
 
+use crate::authorizer::Client;
 use crate::broker::Broker;
 use crate::budget::Reservation;
 use crate::connection::Connection;
@@ -24,18 +31,59 @@ pub const SERVED: &[ApiKey] = &[
     ApiKey::Fetch,
     ApiKey::ListOffsets,
     ApiKey::Metadata,
+    ApiKey::OffsetCommit,
+    ApiKey::OffsetFetch,
+    ApiKey::FindCoordinator,
+    ApiKey::JoinGroup,
+    ApiKey::Heartbeat,
+    ApiKey::LeaveGroup,
+    ApiKey::SyncGroup,
+    ApiKey::DescribeGroups,
+    ApiKey::ListGroups,
     ApiKey::SaslHandshake,
     ApiKey::ApiVersions,
     ApiKey::CreateTopics,
     ApiKey::DeleteTopics,
+    ApiKey::DeleteRecords,
     ApiKey::InitProducerId,
     ApiKey::OffsetForLeaderEpoch,
+    ApiKey::AddPartitionsToTxn,
+    ApiKey::AddOffsetsToTxn,
+    ApiKey::EndTxn,
+    ApiKey::WriteTxnMarkers,
+    ApiKey::TxnOffsetCommit,
+    ApiKey::DescribeAcls,
+    ApiKey::CreateAcls,
+    ApiKey::DeleteAcls,
     ApiKey::DescribeConfigs,
     ApiKey::AlterConfigs,
+    ApiKey::AlterReplicaLogDirs,
+    ApiKey::DescribeLogDirs,
     ApiKey::CreatePartitions,
+    ApiKey::CreateDelegationToken,
+    ApiKey::RenewDelegationToken,
+    ApiKey::ExpireDelegationToken,
+    ApiKey::DescribeDelegationToken,
+    ApiKey::DeleteGroups,
+    ApiKey::ElectLeaders,
     ApiKey::IncrementalAlterConfigs,
+    ApiKey::AlterPartitionReassignments,
     ApiKey::ListPartitionReassignments,
+    ApiKey::OffsetDelete,
+    ApiKey::DescribeClientQuotas,
+    ApiKey::AlterClientQuotas,
+    ApiKey::DescribeUserScramCredentials,
+    ApiKey::AlterUserScramCredentials,
+    ApiKey::DescribeQuorum,
+    ApiKey::UpdateFeatures,
     ApiKey::DescribeCluster,
+    ApiKey::DescribeProducers,
+    ApiKey::UnregisterBroker,
+    ApiKey::DescribeTransactions,
+    ApiKey::ListTransactions,
+    ApiKey::ConsumerGroupHeartbeat,
+    ApiKey::ConsumerGroupDescribe,
+    ApiKey::ListConfigResources,
     ApiKey::DescribeTopicPartitions,
 ];
 
@@ -78,6 +126,14 @@ pub struct Call {
     pub api_key: ApiKey,
     /// The version of request and response.
     pub version: i16,
+    /// Who asks.
+    pub client: Rc<Client>,
+    /// How long the client shall be silent for what it used.
+    throttle: Cell<Duration>,
+    /// The time that this core has spent on the request.
+    spent: Cell<Duration>,
+    /// Since when it has been at it, if it is.
+    at_it_since: Cell<Option<Instant>>,
     correlation_id: i32,
     frame: Bytes,
     client_id: Bytes,
@@ -89,7 +145,7 @@ impl Call {
     ///
     /// # Errors
     /// If it cannot be read or is not served.
-    pub fn open(frame: Bytes) -> Result<Call, Refusal> {
+    pub fn open(frame: Bytes, client: Rc<Client>) -> Result<Call, Refusal> {
         let mut decoder = Decoder::new(&frame);
         let header = RequestHeader::decode(&mut decoder)?;
         let (api_key, version) = (header.api_key, header.api_version);
@@ -99,7 +155,9 @@ impl Call {
         }
         let client_id = header.client_id.as_deref().map_or(Bytes::new(), |id| frame.slice_ref(id.as_bytes()));
         let body = frame.len() - decoder.remaining().len();
-        Ok(Call { api_key, version, correlation_id: header.correlation_id, client_id, body, frame })
+        let correlation_id = header.correlation_id;
+        let (throttle, spent, at_it_since) = Default::default();
+        Ok(Call { api_key, version, client, throttle, spent, at_it_since, correlation_id, client_id, body, frame })
     }
 
     /// What may run beside it.
@@ -146,10 +204,52 @@ impl Call {
     /// # Errors
     /// If the response holds what that version cannot say.
     pub fn answer_in<'r>(&self, response: &impl Message<'r>, version: i16) -> Result<Answer, Refusal> {
+        let throttle = self.count_time();
         let mut encoder = Encoder::frame();
+        encoder.throttle(i32::try_from(throttle.as_millis()).unwrap_or(i32::MAX));
         ResponseHeader { correlation_id: self.correlation_id }.encode(&mut encoder, self.api_key, version);
         response.encode(&mut encoder, version);
-        Ok(Answer { chunks: encoder.finish()?, held: None, close: false })
+        Ok(Answer { chunks: encoder.finish()?, held: None, close: false, throttle })
+    }
+
+    /// Bytes of the request, its length before it included.
+    pub fn size(&self) -> usize {
+        self.frame.len() + PREFIX_BYTES
+    }
+
+    /// The client shall be silent for at least this long behind the answer.
+    pub fn throttle(&self, time: Duration) {
+        self.throttle.set(self.throttle.get().max(time));
+    }
+
+    /// How long the client shall be silent, as far as is known.
+    pub fn throttled(&self) -> Duration {
+        self.throttle.get()
+    }
+
+    /// Counts the time that was spent on the request; gives how long the client shall be silent in all.
+    fn count_time(&self) -> Duration {
+        let quotas = &self.client.quotas;
+        if quotas.are_set() {
+            let running = self.at_it_since.get().map(|since| quotas.now().since(since)).unwrap_or_default();
+            let spent = self.spent.replace(Duration::ZERO) + running;
+            self.at_it_since.set(self.at_it_since.get().map(|_| quotas.now()));
+            self.throttle(quotas.record_time(&self.client, self.client_id(), spent));
+        }
+        self.throttle.get()
+    }
+
+    /// Does `work` on the request, and notes how long that took.
+    pub fn timed<T>(&self, work: impl FnOnce() -> T) -> T {
+        if !self.client.quotas.are_set() {
+            return work();
+        }
+        self.at_it_since.set(Some(self.client.quotas.now()));
+        let done = work();
+        if let Some(since) = self.at_it_since.take() {
+            self.spent.set(self.spent.get() + self.client.quotas.now().since(since));
+        }
+        done
     }
 }
 
@@ -161,12 +261,14 @@ pub struct Answer {
     pub held: Option<Reservation>,
     /// Whether the connection is closed behind it.
     pub close: bool,
+    /// How long the connection is not read from behind it.
+    pub throttle: Duration,
 }
 
 impl Answer {
     /// No answer, and the connection goes on.
     pub fn nothing() -> Answer {
-        Answer { chunks: Vec::new(), held: None, close: false }
+        Answer { chunks: Vec::new(), held: None, close: false, throttle: Duration::ZERO }
     }
 
     /// No answer, and the connection is closed.
@@ -201,42 +303,95 @@ impl Pending {
     }
 }
 
-/// Starts a request. A Produce has entered its shards' queues when this returns, a Fetch is under way; any
-/// other request is done.
+/// Starts a request. A Produce has entered its shards' queues when this returns, a Fetch is under way, and so
+/// is what waits for other members of a group; any other request is done.
 ///
 /// # Errors
 /// What closes the connection.
 pub async fn start(broker: &Rc<Broker>, connection: &Rc<Connection>, call: Call) -> Result<Pending, Refusal> {
-    let answer = match call.api_key {
-        ApiKey::Produce => return produce::start(broker, call),
-        ApiKey::Fetch => return Ok(spawn_fetch(broker, connection, call)),
-        ApiKey::ListOffsets => handlers::offsets::list(broker, &call).await,
-        ApiKey::OffsetForLeaderEpoch => handlers::offsets::for_leader_epoch(broker, &call).await,
-        ApiKey::Metadata => handlers::metadata::metadata(broker, &call).await,
-        ApiKey::DescribeCluster => handlers::metadata::describe_cluster(broker, &call),
-        ApiKey::DescribeTopicPartitions => handlers::metadata::describe_topic_partitions(broker, &call),
-        ApiKey::SaslHandshake => handlers::api_versions::sasl_handshake(&call),
-        ApiKey::ApiVersions => handlers::api_versions::api_versions(broker, &call),
-        ApiKey::CreateTopics => handlers::topics::create(broker, &call).await,
-        ApiKey::DeleteTopics => handlers::topics::delete(broker, &call).await,
-        ApiKey::CreatePartitions => handlers::topics::create_partitions(broker, &call).await,
-        ApiKey::ListPartitionReassignments => handlers::topics::list_reassignments(broker, &call),
-        ApiKey::InitProducerId => handlers::producer_ids::init(broker, &call).await,
-        ApiKey::DescribeConfigs => handlers::configs::describe(broker, &call),
-        ApiKey::AlterConfigs => handlers::configs::alter(broker, &call).await,
-        ApiKey::IncrementalAlterConfigs => handlers::configs::incremental_alter(broker, &call).await,
-        api_key => return Err(Refusal::NotServed { api_key, version: call.version }),
-    };
+    match call.api_key {
+        ApiKey::Produce => return produce::start(broker, call).await,
+        ApiKey::Fetch | ApiKey::JoinGroup | ApiKey::SyncGroup => return Ok(spawn(broker, connection, call)),
+        _ => {}
+    }
+    let mut work = pin!(serve(broker, connection, &call));
+    let answer = poll_fn(|cx| call.timed(|| work.as_mut().poll(cx))).await;
     Ok(Pending::Answered(Some(answer?)))
 }
 
-fn spawn_fetch(broker: &Rc<Broker>, connection: &Rc<Connection>, call: Call) -> Pending {
+/// Serves a request, but for Produce.
+async fn serve(broker: &Rc<Broker>, connection: &Rc<Connection>, call: &Call) -> Result<Answer, Refusal> {
+    match call.api_key {
+        ApiKey::Fetch => handlers::fetch::answer(broker, connection, call).await,
+        ApiKey::JoinGroup => handlers::groups::join(broker, call, connection.peer()).await,
+        ApiKey::SyncGroup => handlers::groups::sync(broker, call).await,
+        ApiKey::ListOffsets => handlers::offsets::list(broker, call).await,
+        ApiKey::OffsetForLeaderEpoch => handlers::offsets::for_leader_epoch(broker, call).await,
+        ApiKey::Metadata => handlers::metadata::metadata(broker, call).await,
+        ApiKey::DescribeCluster => handlers::metadata::describe_cluster(broker, call),
+        ApiKey::DescribeTopicPartitions => handlers::metadata::describe_topic_partitions(broker, call),
+        ApiKey::SaslHandshake => handlers::api_versions::sasl_handshake(call),
+        ApiKey::ApiVersions => handlers::api_versions::api_versions(broker, call),
+        ApiKey::CreateTopics => handlers::topics::create(broker, call).await,
+        ApiKey::DeleteTopics => handlers::topics::delete(broker, call).await,
+        ApiKey::CreatePartitions => handlers::topics::create_partitions(broker, call).await,
+        ApiKey::InitProducerId => handlers::producer_ids::init(broker, call).await,
+        ApiKey::DescribeConfigs => handlers::configs::describe(broker, call),
+        ApiKey::AlterConfigs => handlers::configs::alter(broker, call).await,
+        ApiKey::IncrementalAlterConfigs => handlers::configs::incremental_alter(broker, call).await,
+        ApiKey::ListConfigResources => handlers::configs::list_resources(broker, call),
+        ApiKey::DeleteRecords => handlers::logs::delete_records(broker, call).await,
+        ApiKey::DescribeLogDirs => handlers::logs::describe_dirs(broker, call).await,
+        ApiKey::AlterReplicaLogDirs => handlers::logs::alter_replica_dirs(broker, call),
+        ApiKey::ElectLeaders => handlers::cluster::elect_leaders(broker, call),
+        ApiKey::AlterPartitionReassignments => handlers::cluster::alter_reassignments(broker, call),
+        ApiKey::ListPartitionReassignments => handlers::cluster::list_reassignments(broker, call),
+        ApiKey::DescribeQuorum => handlers::cluster::describe_quorum(broker, call),
+        ApiKey::UpdateFeatures => handlers::cluster::update_features(broker, call).await,
+        ApiKey::UnregisterBroker => handlers::cluster::unregister_broker(broker, call),
+        ApiKey::DescribeAcls => handlers::acls::describe(broker, call),
+        ApiKey::CreateAcls => handlers::acls::create(broker, call).await,
+        ApiKey::DeleteAcls => handlers::acls::delete(broker, call).await,
+        ApiKey::DescribeClientQuotas => handlers::quotas::describe(broker, call),
+        ApiKey::AlterClientQuotas => handlers::quotas::alter(broker, call).await,
+        ApiKey::DescribeUserScramCredentials => handlers::credentials::describe_scram(broker, call),
+        ApiKey::AlterUserScramCredentials => handlers::credentials::alter_scram(broker, call).await,
+        ApiKey::CreateDelegationToken => handlers::credentials::create_token(call),
+        ApiKey::RenewDelegationToken => handlers::credentials::renew_token(call),
+        ApiKey::ExpireDelegationToken => handlers::credentials::expire_token(call),
+        ApiKey::DescribeDelegationToken => handlers::credentials::describe_tokens(call),
+        ApiKey::ConsumerGroupHeartbeat => handlers::consumer_groups::heartbeat(broker, call, connection.peer()).await,
+        ApiKey::ConsumerGroupDescribe => handlers::consumer_groups::describe(broker, call).await,
+        ApiKey::FindCoordinator => handlers::coordinators::find(broker, call).await,
+        ApiKey::Heartbeat => handlers::groups::heartbeat(broker, call).await,
+        ApiKey::LeaveGroup => handlers::groups::leave(broker, call).await,
+        ApiKey::DescribeGroups => handlers::groups::describe(broker, call).await,
+        ApiKey::ListGroups => handlers::groups::list(broker, call).await,
+        ApiKey::DeleteGroups => handlers::groups::delete(broker, call).await,
+        ApiKey::OffsetCommit => handlers::group_offsets::commit(broker, call).await,
+        ApiKey::OffsetFetch => handlers::group_offsets::fetch(broker, call).await,
+        ApiKey::OffsetDelete => handlers::group_offsets::delete(broker, call).await,
+        ApiKey::AddPartitionsToTxn => handlers::transactions::add_partitions(broker, call).await,
+        ApiKey::AddOffsetsToTxn => handlers::transactions::add_offsets(broker, call).await,
+        ApiKey::EndTxn => handlers::transactions::end(broker, call).await,
+        ApiKey::WriteTxnMarkers => handlers::transactions::write_markers(broker, call).await,
+        ApiKey::TxnOffsetCommit => handlers::transactions::commit_offsets(broker, call).await,
+        ApiKey::DescribeProducers => handlers::transactions::describe_producers(broker, call).await,
+        ApiKey::DescribeTransactions => handlers::transactions::describe(broker, call).await,
+        ApiKey::ListTransactions => handlers::transactions::list(broker, call).await,
+        api_key => Err(Refusal::NotServed { api_key, version: call.version }),
+    }
+}
+
+/// Lets a task of its own answer: it may wait for what other clients do.
+fn spawn(broker: &Rc<Broker>, connection: &Rc<Connection>, call: Call) -> Pending {
     let (sender, receiver) = local::oneshot();
-    let (broker_of_task, connection) = (broker.clone(), connection.clone());
+    let (of_task, connection) = (broker.clone(), connection.clone());
     broker.io().spawn(Class::Foreground, async move {
-        let answer = handlers::fetch::answer(&broker_of_task, &connection, call).await;
+        let mut work = pin!(serve(&of_task, &connection, &call));
+        let answer = poll_fn(|cx| call.timed(|| work.as_mut().poll(cx))).await;
         sender.send(answer.unwrap_or_else(|refusal| {
-            tracing::debug!(%refusal, "fetch refused");
+            tracing::debug!(%refusal, "a request is refused");
             Answer::hang_up()
         }));
     });

@@ -4,6 +4,7 @@
 //! cuts them into requests, [`dispatch`] finds the handler, [`handlers`] ask shards and controller. Only the
 //! binary chooses a backend; everything here reaches the world through the engine's `Io`.
 
+pub mod authorizer;
 pub mod broker;
 pub mod budget;
 pub mod config;
@@ -13,3 +14,4 @@ pub mod dispatch;
 pub mod handlers;
 pub mod limits;
 pub mod listener;
+pub mod quota;

@@ -31,6 +31,13 @@ pub const WRITE_STALL: Duration = Duration::from_secs(30);
 /// How long a peer may pause inside a request, whose memory is reserved, before its connection is closed.
 pub const BODY_STALL: Duration = Duration::from_secs(60);
 
+/// How fast a request's body must arrive on the whole, in bytes per second, beyond what [`BODY_STALL`] grants.
+pub const BODY_RATE: usize = 64 << 10;
+
+/// A request larger than this waits for memory behind its like only: who announces many large requests and never
+/// sends them must not hold up the others. Above any request with a batch of the default size.
+pub const LARGE_REQUEST: usize = 2 << 20;
+
 /// How often connections are looked at for idleness and stalls.
 pub const JANITOR_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -49,3 +56,17 @@ pub const PRODUCER_ID_BLOCK: i32 = 1000;
 
 /// A fetch session unused for this long gives way to any other, as in Kafka.
 pub const FETCH_SESSION_EVICTION: Duration = Duration::from_secs(120);
+
+/// The longest that a client is told to be silent for what it used above its quota: what is silent for longer
+/// is idle anyway (`connections.max.idle.ms` by default).
+pub const LONGEST_THROTTLE: Duration = Duration::from_secs(600);
+
+/// Accounts of use that are kept before those not in use are dropped: client ids are the clients' choice.
+pub const QUOTA_ACCOUNTS: usize = 10_000;
+
+/// Connections above the rate of their address that are held until they are closed; further ones are closed
+/// at once.
+pub const HELD_CONNECTIONS: usize = 1_000;
+
+/// How long a client may make the broker wait for deleted records to be on stable storage.
+pub const LONGEST_DELETE: Duration = Duration::from_secs(600);

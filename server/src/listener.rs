@@ -3,15 +3,19 @@
 //! The invariant: a connection is counted from its acceptance until its end, and no more than
 //! `max.connections` are; further ones wait in the kernel's queue. It reads nothing from them.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use engine::controller::{BrokerValues, quotas};
 use engine::io::{Class, Listener, Stream};
 
 use crate::broker::{Broker, Failure};
 use crate::limits;
+use crate::quota::{ConnectionRates, Windows};
 
 /// Listens, and accepts from then on until the node stops; gives the address.
 ///
@@ -46,6 +50,7 @@ fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
 
 async fn accept(broker: Rc<Broker>, listener: Listener) {
     let mut next = 0;
+    let mut gate = Gate::new(&broker);
     while !broker.is_stopping() {
         wait_for_room(&broker).await;
         let accepted = futures_lite::future::or(async { Some(listener.accept().await) }, async {
@@ -55,14 +60,65 @@ async fn accept(broker: Rc<Broker>, listener: Listener) {
         match accepted.await {
             None => return,
             Some(Ok((stream, peer))) => {
-                deal(&broker, next, stream, peer);
-                next = (next + 1) % broker.core.shards();
+                if let Some(stream) = gate.admit(&broker, stream, peer) {
+                    deal(&broker, next, stream, peer);
+                    next = (next + 1) % broker.core.shards();
+                }
+                let pause = gate.pause(&broker);
+                if !pause.is_zero() {
+                    broker.io().sleep(pause).await;
+                }
             }
             Some(Err(error)) => {
                 tracing::warn!(%error, "cannot accept connections");
                 broker.io().sleep(limits::ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+/// Holds back addresses that connect too often (`connection_creation_rate`), and all of them together
+/// (`max.connection.creation.rate`).
+struct Gate {
+    rates: ConnectionRates,
+    windows: Windows,
+    /// Connections that wait to be closed.
+    held: Rc<Cell<usize>>,
+}
+
+impl Gate {
+    fn new(broker: &Broker) -> Gate {
+        let image = broker.image();
+        let windows = Windows::new(&BrokerValues::new(broker.settings(), &image), "quota");
+        Gate { rates: ConnectionRates::default(), windows, held: Rc::default() }
+    }
+
+    /// The connection, unless its address has had too many: then it is closed, but only after the time in
+    /// which a new one would be too many again.
+    fn admit(&mut self, broker: &Rc<Broker>, stream: Stream, peer: SocketAddr) -> Option<Stream> {
+        let ip = peer.ip().to_canonical();
+        let bound = quotas::connection_rate(&broker.image().quotas, ip);
+        let Err(throttle) = self.rates.admit(broker.io().now(), self.windows, ip, bound) else { return Some(stream) };
+        if self.held.get() < limits::HELD_CONNECTIONS {
+            self.held.set(self.held.get() + 1);
+            let (broker_of_task, held) = (broker.clone(), self.held.clone());
+            broker.io().spawn(Class::Foreground, async move {
+                broker_of_task.io().sleep(throttle).await;
+                drop(stream);
+                held.set(held.get() - 1);
+            });
+        }
+        None
+    }
+
+    /// How long to wait before the next connection is accepted.
+    fn pause(&mut self, broker: &Broker) -> Duration {
+        let image = broker.image();
+        let bound = BrokerValues::new(broker.settings(), &image).number("max.connection.creation.rate");
+        if bound >= i64::from(i32::MAX) {
+            return Duration::ZERO;
+        }
+        self.rates.pause(broker.io().now(), self.windows, bound as f64).min(limits::LONGEST_THROTTLE)
     }
 }
 

@@ -3,7 +3,7 @@
 //! The only place that chooses the production backend. Everything after the start is in the library.
 
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use clap::Parser;
@@ -35,8 +35,8 @@ fn main() -> ExitCode {
     let outcome = cli.settings().and_then(|settings| run(&settings));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(sentence) => {
-            eprintln!("corelog: {sentence}");
+        Err(why) => {
+            eprintln!("corelog: {}", sentence(&why));
             ExitCode::FAILURE
         }
     }
@@ -113,12 +113,18 @@ impl Node {
             // The other cores have nothing left to do: all is on stable storage.
             Ok(()) => std::process::exit(0),
             Err(error) => {
-                eprintln!("corelog: {}", sentence(&error.to_string()));
-                std::process::exit(1)
+                // All cores learn of it, and one tells: the first, as the process ends with it.
+                SAID.call_once(|| {
+                    eprintln!("corelog: {}", sentence(&error.to_string()));
+                    std::process::exit(1)
+                });
             }
         }
     }
 }
+
+/// Whether the reason of the end has been told.
+static SAID: Once = Once::new();
 
 fn sentence(text: &str) -> String {
     let text = text.trim();

@@ -11,6 +11,7 @@ use super::broker_configs::{self, BrokerValues, Settings, Update};
 use super::configs::{self, ConfigType};
 use super::records::MetadataRecord;
 use super::request::{ConfigChange, ConfigResource, Refusal, Setting, occurrences};
+use super::resource_configs::{self, ResourceKind};
 use super::topic_configs;
 use super::topics;
 use crate::protocol::{ErrorCode, Uuid};
@@ -92,6 +93,9 @@ fn records(
     Ok(records)
 }
 
+/// The longest name of a group or of a subscription to metrics, in bytes.
+const MAX_RESOURCE_NAME_BYTES: usize = 32 << 10;
+
 /// What a resource's name stands for.
 struct Target<'a> {
     kind: Kind,
@@ -103,6 +107,7 @@ struct Target<'a> {
 enum Kind {
     Topic(Uuid),
     Broker(Option<i32>),
+    Resource(ResourceKind, String),
 }
 
 impl<'a> Target<'a> {
@@ -124,15 +129,33 @@ impl<'a> Target<'a> {
                 };
                 Ok(Target { kind: Kind::Broker(id), current: current.cloned().unwrap_or_default(), broker })
             }
+            ConfigResource::ClientMetrics(name) => Target::of_resource(context, ResourceKind::ClientMetrics, name),
+            ConfigResource::Group(name) => Target::of_resource(context, ResourceKind::Group, name),
+            ConfigResource::BrokerLogger(_) => {
+                let why = "The levels of loggers are set at the start, by CORELOG_LOG.";
+                Err(Refusal::new(ErrorCode::InvalidRequest, why))
+            }
             ConfigResource::Other { kind, .. } => {
                 Err(Refusal::new(ErrorCode::InvalidRequest, format!("Unsupported resource type: {kind}")))
             }
         }
     }
 
+    fn of_resource(context: &Context<'a>, kind: ResourceKind, name: &str) -> Result<Target<'a>, Refusal> {
+        if name.is_empty() {
+            return Err(Refusal::new(ErrorCode::InvalidRequest, "Default resources are not allowed."));
+        }
+        if name.len() > MAX_RESOURCE_NAME_BYTES {
+            return Err(Refusal::new(ErrorCode::InvalidRequest, "The name of the resource is too long."));
+        }
+        let broker = BrokerValues::new(context.settings, context.image);
+        let current = context.image.resource_config(kind, name).cloned().unwrap_or_default();
+        Ok(Target { kind: Kind::Resource(kind, name.to_owned()), current, broker })
+    }
+
     /// A broker's configs must be known and such that a running broker can take them.
     fn check_dynamic<'n>(&self, names: impl Iterator<Item = &'n str>) -> Result<(), Refusal> {
-        if let Kind::Topic(_) = self.kind {
+        if !matches!(self.kind, Kind::Broker(_)) {
             return Ok(());
         }
         let is_dynamic = |name: &str| broker_configs::find(name).is_some_and(|def| def.update == Update::Dynamic);
@@ -145,8 +168,10 @@ impl<'a> Target<'a> {
     }
 
     fn check(&self, configs: &Configs) -> Result<(), Refusal> {
-        match self.kind {
-            Kind::Topic(_) => topic_configs::check(configs).map_err(|why| Refusal::new(ErrorCode::InvalidConfig, why)),
+        let invalid_config = |why| Refusal::new(ErrorCode::InvalidConfig, why);
+        match &self.kind {
+            Kind::Topic(_) => topic_configs::check(configs).map_err(invalid_config),
+            Kind::Resource(kind, _) => resource_configs::check(*kind, configs, &self.broker).map_err(invalid_config),
             Kind::Broker(_) => {
                 broker_configs::check(configs).map_err(|why| Refusal::new(ErrorCode::InvalidRequest, why))
             }
@@ -155,7 +180,11 @@ impl<'a> Target<'a> {
 
     /// A config's type, and its value when this resource does not set it; `None` if there is no such config.
     fn inherited(&self, name: &str) -> Option<(ConfigType, String)> {
-        match self.kind {
+        match &self.kind {
+            Kind::Resource(kind, _) => {
+                let def = resource_configs::find(*kind, name)?;
+                Some((def.config.kind, resource_configs::resolve(def, &Configs::new(), &self.broker)))
+            }
             Kind::Topic(_) => {
                 let def = topic_configs::find(name)?;
                 Some((def.config.kind, configs::resolve(def, &Configs::new(), &self.broker)))
@@ -169,9 +198,12 @@ impl<'a> Target<'a> {
 
     fn record(&self, name: &str, value: Option<&String>) -> MetadataRecord {
         let (name, value) = (name.to_owned(), value.cloned());
-        match self.kind {
-            Kind::Topic(topic_id) => MetadataRecord::TopicConfig { topic_id, name, value },
-            Kind::Broker(broker) => MetadataRecord::BrokerConfig { broker, name, value },
+        match &self.kind {
+            Kind::Topic(topic_id) => MetadataRecord::TopicConfig { topic_id: *topic_id, name, value },
+            Kind::Broker(broker) => MetadataRecord::BrokerConfig { broker: *broker, name, value },
+            Kind::Resource(kind, resource) => {
+                MetadataRecord::ResourceConfig { kind: *kind, resource: resource.clone(), name, value }
+            }
         }
     }
 }

@@ -23,6 +23,9 @@ pub enum Update {
 
 use Update::{Dynamic, Fixed};
 
+/// The one value of `authorizer.class.name` that there is an authorizer for.
+pub const STANDARD_AUTHORIZER: &str = "org.apache.kafka.metadata.authorizer.StandardAuthorizer";
+
 /// A broker config.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BrokerConfigDef {
@@ -39,6 +42,8 @@ const fn def(name: &'static str, kind: T, default: Option<&'static str>, valid: 
 /// All broker configs, sorted by name.
 pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
     def("advertised.listeners", T::String, None, V::Any, Fixed),
+    def("allow.everyone.if.no.acl.found", T::Boolean, Some("false"), V::Any, Fixed),
+    def("authorizer.class.name", T::String, Some(""), V::OneOf(&["", STANDARD_AUTHORIZER]), Fixed),
     def("auto.create.topics.enable", T::Boolean, Some("true"), V::Any, Fixed),
     def("auto.leader.rebalance.enable", T::Boolean, Some("true"), V::Any, Fixed),
     def("background.threads", T::Int, Some("10"), V::AtLeast(1), Dynamic),
@@ -56,6 +61,8 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
     def("compression.zstd.level", T::Int, Some("3"), V::Between(-131_072, 22), Dynamic),
     def("connections.max.idle.ms", T::Long, Some("600000"), V::Any, Fixed),
     def("controlled.shutdown.enable", T::Boolean, Some("true"), V::Any, Fixed),
+    def("controller.quota.window.num", T::Int, Some("11"), V::AtLeast(1), Fixed),
+    def("controller.quota.window.size.seconds", T::Int, Some("1"), V::AtLeast(1), Fixed),
     def("default.replication.factor", T::Int, Some("1"), V::AtLeast(1), Fixed),
     def("delete.topic.enable", T::Boolean, Some("true"), V::Any, Fixed),
     def("fetch.max.bytes", T::Int, Some("57671680"), V::AtLeast(1_024), Fixed),
@@ -169,6 +176,7 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
     def("socket.receive.buffer.bytes", T::Int, Some("102400"), V::Any, Fixed),
     def("socket.request.max.bytes", T::Int, Some("104857600"), V::AtLeast(1), Fixed),
     def("socket.send.buffer.bytes", T::Int, Some("102400"), V::Any, Fixed),
+    def("super.users", T::String, Some(""), V::Any, Fixed),
     def("transaction.abort.timed.out.transaction.cleanup.interval.ms", T::Int, Some("10000"), V::AtLeast(1), Fixed),
     def("transaction.max.timeout.ms", T::Int, Some("900000"), V::AtLeast(1), Fixed),
     def("transaction.partition.verification.enable", T::Boolean, Some("true"), V::Any, Dynamic),
@@ -260,6 +268,12 @@ pub enum ConfigSource {
     StaticBroker = 4,
     /// Nobody set it.
     Default = 5,
+    /// The level of a broker's logger.
+    BrokerLogger = 6,
+    /// Set for a subscription to clients' metrics.
+    ClientMetrics = 7,
+    /// Set for a group.
+    Group = 8,
 }
 
 impl ConfigSource {
@@ -316,6 +330,12 @@ impl<'a> BrokerValues<'a> {
     pub fn number(&self, name: &str) -> i64 {
         let text = self.text(name).expect("a broker config with a default");
         text.parse().expect("values are checked before they are kept")
+    }
+
+    /// The value in force of a config that is a number, if the table has it and it has a value.
+    pub fn known_number(&self, name: &str) -> Option<i64> {
+        find(name)?;
+        self.text(name)?.parse().ok()
     }
 
     /// The value in force of a config that is true or false.

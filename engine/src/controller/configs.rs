@@ -73,6 +73,10 @@ pub enum Valid {
     OneOf(&'static [&'static str]),
     /// `*`, or a list of `partition:broker`.
     ThrottledReplicas,
+    /// `earliest`, `latest` or `by_duration:` and a duration of ISO 8601.
+    ShareOffsetReset,
+    /// A list of `attribute=regex` over what a client says of itself (KIP-714).
+    ClientMatch,
 }
 
 /// The definition of a config.
@@ -167,6 +171,10 @@ impl ConfigDef {
                 ),
             ),
             Valid::OneOf(_) => list(value).try_for_each(|element| self.check_text(element)),
+            Valid::ClientMatch => match list(value).find(|element| !is_client_match(element)) {
+                Some(element) => self.invalid(element, "Illegal client matching pattern"),
+                None => Ok(()),
+            },
             _ => Ok(()),
         }
     }
@@ -176,6 +184,11 @@ impl ConfigDef {
             Valid::OneOf(texts) if !texts.contains(&value) => {
                 self.invalid(value, &format!("String must be one of: {}", texts.join(", ")))
             }
+            Valid::ShareOffsetReset if !is_offset_reset(value) => self.invalid(
+                value,
+                "Value must be 'latest', 'earliest' or of the format 'by_duration:<duration>', where the duration is \
+                 in ISO8601 format",
+            ),
             _ => Ok(()),
         }
     }
@@ -196,6 +209,60 @@ fn are_throttled_replicas(value: &str) -> bool {
     };
     let value = value.trim();
     value == "*" || list(value).all(is_replica)
+}
+
+/// What a client says of itself (`ClientMetricsConfigs.ALLOWED_MATCH_PARAMS`).
+const CLIENT_ATTRIBUTES: [&str; 7] = [
+    "client_instance_id",
+    "client_id",
+    "client_software_name",
+    "client_software_version",
+    "client_source_address",
+    "client_source_port",
+    "client_rack",
+];
+
+fn is_client_match(element: &str) -> bool {
+    let parts = element.split_once('=');
+    parts.is_some_and(|(name, regex)| CLIENT_ATTRIBUTES.contains(&name.trim()) && !regex.trim().is_empty())
+}
+
+fn is_offset_reset(value: &str) -> bool {
+    let duration = value.strip_prefix("by_duration:");
+    matches!(value, "earliest" | "latest") || duration.and_then(duration_ms).is_some()
+}
+
+/// Milliseconds of a duration of ISO 8601 as far as `java.time.Duration` reads it and it is not negative:
+/// `PnDTnHnMn.nS`.
+pub fn duration_ms(text: &str) -> Option<i64> {
+    let upper = text.to_ascii_uppercase();
+    let (days, time) = match upper.strip_prefix('P')?.split_once('T') {
+        Some((_, "")) => return None,
+        Some((days, time)) => (days, time),
+        None => (upper.strip_prefix('P')?, ""),
+    };
+    if days.is_empty() && time.is_empty() {
+        return None;
+    }
+    let mut total = match days {
+        "" => 0,
+        days => days.strip_suffix('D')?.parse::<u32>().ok().map(|days| i64::from(days) * 86_400_000)?,
+    };
+    let mut rest = time;
+    for (unit, unit_ms) in [('H', 3_600_000), ('M', 60_000)] {
+        if let Some((number, behind)) = rest.split_once(unit) {
+            total += i64::from(number.parse::<u32>().ok()?) * unit_ms;
+            rest = behind;
+        }
+    }
+    if !rest.is_empty() {
+        let seconds = rest.strip_suffix('S')?.parse::<f64>().ok()?;
+        if !seconds.is_finite() || !(0.0..4e9).contains(&seconds) {
+            return None;
+        }
+        total += (seconds * 1000.0) as i64;
+    }
+    Some(total)
 }
 
 /// The elements of a list's text, without those that are empty.
@@ -358,6 +425,18 @@ mod tests {
         assert_eq!(config.message_timestamp_after_max_ms, 3_600_000);
         assert_eq!(config.min_insync_replicas, 1);
         assert_eq!(config.max_compaction_lag_ms, i64::MAX);
+    }
+
+    #[test]
+    fn durations_are_read_as_java_reads_them() {
+        for (text, ms) in
+            [("PT1H", 3_600_000), ("P1D", 86_400_000), ("P1DT2H3M4.5S", 93_784_500), ("pt0s", 0), ("PT90M", 5_400_000)]
+        {
+            assert_eq!(duration_ms(text), Some(ms), "{text}");
+        }
+        for text in ["", "P", "PT", "1H", "PT1D", "P1H", "PT-1H", "PT1", "P1DT", "PTinfS"] {
+            assert_eq!(duration_ms(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -5,9 +5,10 @@
 use std::collections::BTreeMap;
 
 use super::broker_configs::{self, BROKER_CONFIGS, BrokerValues, ConfigSource, Settings, Update};
-use super::configs::{self, ConfigDef, ConfigType};
+use super::configs::{self, ConfigDef, ConfigType, Valid};
 use super::image::MetadataImage;
 use super::request::{ConfigResource, Refusal};
+use super::resource_configs::{self, ResourceKind};
 use super::topic_configs::{TOPIC_CONFIGS, TopicConfigDef};
 use crate::protocol::ErrorCode;
 
@@ -61,9 +62,73 @@ pub fn describe(
             check_broker(name, settings.node_id)?;
             Ok(broker_entries(&BrokerValues::new(settings, image)))
         }
+        ConfigResource::BrokerLogger(name) => {
+            check_logger_broker(name, settings.node_id)?;
+            Ok(logger_entries())
+        }
+        ConfigResource::ClientMetrics(name) if name.is_empty() => {
+            Err(Refusal::new(ErrorCode::InvalidRequest, "Client metrics subscription name must not be empty"))
+        }
+        ConfigResource::ClientMetrics(name) => Ok(client_metrics_entries(image, name)),
+        ConfigResource::Group(name) if name.is_empty() => {
+            Err(Refusal::new(ErrorCode::InvalidRequest, "Group name must not be empty"))
+        }
+        ConfigResource::Group(name) => {
+            let own = image.resource_config(ResourceKind::Group, name).cloned().unwrap_or_default();
+            Ok(group_entries(&own, &BrokerValues::new(settings, image)))
+        }
         ConfigResource::Other { kind, .. } => {
             Err(Refusal::new(ErrorCode::InvalidRequest, format!("Unsupported resource type: {kind}")))
         }
+    }
+}
+
+/// All configs of a subscription to metrics.
+fn client_metrics_entries(image: &MetadataImage, name: &str) -> Vec<ConfigEntry> {
+    let kind = ResourceKind::ClientMetrics;
+    let own = image.resource_config(kind, name).cloned().unwrap_or_default();
+    let entries = kind.configs().iter().map(|def| {
+        let name = def.config.name;
+        let value = resource_configs::resolve(def, &own, &BrokerValues::default());
+        let set = own.get(name).map(|value| ConfigSynonym {
+            name,
+            value: Some(value.clone()),
+            source: ConfigSource::ClientMetrics,
+        });
+        entry(&def.config, Some(value), set.into_iter().collect(), Update::Dynamic)
+    });
+    entries.collect()
+}
+
+/// The one logger that there is, which holds the others' most detailed level; it is set at the start.
+fn logger_entries() -> Vec<ConfigEntry> {
+    let def = ConfigDef::new("root", ConfigType::String, None, Valid::Any);
+    let level = tracing::level_filters::LevelFilter::current().to_string().to_ascii_uppercase();
+    let source = ConfigSource::BrokerLogger;
+    vec![ConfigEntry { source, ..entry(&def, Some(level), Vec::new(), Update::Fixed) }]
+}
+
+/// All configs of a group with settings `own`.
+fn group_entries(own: &BTreeMap<String, String>, broker: &BrokerValues<'_>) -> Vec<ConfigEntry> {
+    let entries = ResourceKind::Group.configs().iter().map(|def| {
+        let name = def.config.name;
+        let mut synonyms = Vec::new();
+        if let Some(value) = own.get(name) {
+            synonyms.push(ConfigSynonym { name, value: Some(value.clone()), source: ConfigSource::Group });
+        }
+        if let Some([inherited, ..]) = def.broker {
+            push_broker_synonyms(&mut synonyms, &[inherited], broker);
+        }
+        let value = resource_configs::resolve(def, own, broker);
+        entry(&def.config, Some(value), synonyms, Update::Dynamic)
+    });
+    entries.collect()
+}
+
+fn check_logger_broker(name: &str, node_id: i32) -> Result<(), Refusal> {
+    match name.is_empty() {
+        true => Err(Refusal::new(ErrorCode::InvalidRequest, "Broker id must not be empty")),
+        false => check_broker(name, node_id),
     }
 }
 

@@ -9,9 +9,13 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::acls::Acls;
 use super::broker_configs::{self, BrokerValues, Settings};
 use super::configs::TopicConfig;
+use super::quotas::{self, Quotas};
 use super::records::MetadataRecord;
+use super::resource_configs::{self, ResourceKind};
+use super::scram::{Credentials, ScramCredential, ScramMechanism};
 use super::topic_configs;
 use crate::protocol::Uuid;
 
@@ -32,6 +36,16 @@ pub struct MetadataImage {
     pub broker_configs: BTreeMap<i32, BTreeMap<String, String>>,
     /// The first producer id that no block has taken yet.
     pub next_producer_id: i64,
+    /// Who may do what.
+    pub acls: Arc<Acls>,
+    /// How much clients may use.
+    pub quotas: Arc<Quotas>,
+    /// Users' SCRAM credentials.
+    pub scram: Arc<Credentials>,
+    /// Levels of features that were finalised by request; [`super::features::level`] knows the others.
+    pub features: BTreeMap<String, i16>,
+    /// Configs of groups and of subscriptions to metrics, by kind and name.
+    pub resource_configs: Arc<BTreeMap<(ResourceKind, String), BTreeMap<String, String>>>,
 }
 
 impl Default for MetadataImage {
@@ -45,6 +59,11 @@ impl Default for MetadataImage {
             cluster_configs: BTreeMap::new(),
             broker_configs: BTreeMap::new(),
             next_producer_id: 0,
+            acls: Arc::default(),
+            quotas: Arc::default(),
+            scram: Arc::default(),
+            features: BTreeMap::new(),
+            resource_configs: Arc::default(),
         }
     }
 }
@@ -137,6 +156,20 @@ impl MetadataImage {
                 self.set_broker_config(*broker, name, value.as_deref(), settings)?;
             }
             MetadataRecord::ProducerIds { next } => self.next_producer_id = *next,
+            MetadataRecord::Acl { binding, removed: false } => Arc::make_mut(&mut self.acls).insert(binding),
+            MetadataRecord::Acl { binding, removed: true } => Arc::make_mut(&mut self.acls).remove(binding),
+            MetadataRecord::ClientQuota { entity, key, value } => {
+                quotas::set(Arc::make_mut(&mut self.quotas), entity, key, *value);
+            }
+            MetadataRecord::ScramCredential { user, mechanism, credential } => {
+                self.set_credential(user, *mechanism, credential.as_ref());
+            }
+            MetadataRecord::Feature { name, level } => {
+                self.features.insert(name.clone(), *level);
+            }
+            MetadataRecord::ResourceConfig { kind, resource, name, value } => {
+                self.set_resource_config(*kind, resource, name, value.as_deref())?;
+            }
         }
         Ok(())
     }
@@ -155,7 +188,75 @@ impl MetadataImage {
             records.extend(topic.to_records(*id));
         }
         records.push(MetadataRecord::ProducerIds { next: self.next_producer_id });
+        records.extend(self.acls.iter().map(|binding| MetadataRecord::Acl { binding, removed: false }));
+        for (entity, values) in self.quotas.iter() {
+            let quota = |(key, value): (&String, &f64)| MetadataRecord::ClientQuota {
+                entity: entity.clone(),
+                key: key.clone(),
+                value: Some(*value),
+            };
+            records.extend(values.iter().map(quota));
+        }
+        for (user, credentials) in self.scram.iter() {
+            let credential = |(mechanism, credential): (&ScramMechanism, &ScramCredential)| {
+                let credential = Some(credential.clone());
+                MetadataRecord::ScramCredential { user: user.clone(), mechanism: *mechanism, credential }
+            };
+            records.extend(credentials.iter().map(credential));
+        }
+        let feature = |(name, level): (&String, &i16)| MetadataRecord::Feature { name: name.clone(), level: *level };
+        records.extend(self.features.iter().map(feature));
+        for ((kind, resource), values) in self.resource_configs.iter() {
+            let config = |(name, value): (&String, &String)| MetadataRecord::ResourceConfig {
+                kind: *kind,
+                resource: resource.clone(),
+                name: name.clone(),
+                value: Some(value.clone()),
+            };
+            records.extend(values.iter().map(config));
+        }
         records
+    }
+
+    fn set_credential(&mut self, user: &str, mechanism: ScramMechanism, credential: Option<&ScramCredential>) {
+        let users = Arc::make_mut(&mut self.scram);
+        match credential {
+            Some(credential) => {
+                users.entry(user.to_owned()).or_default().insert(mechanism, credential.clone());
+            }
+            None => {
+                let Some(credentials) = users.get_mut(user) else { return };
+                credentials.remove(&mechanism);
+                if credentials.is_empty() {
+                    users.remove(user);
+                }
+            }
+        }
+    }
+
+    fn set_resource_config(
+        &mut self,
+        kind: ResourceKind,
+        resource: &str,
+        name: &str,
+        value: Option<&str>,
+    ) -> Result<(), ApplyError> {
+        if let Some(value) = value {
+            resource_configs::check_one(kind, name, value).map_err(ApplyError::InvalidConfig)?;
+        }
+        let all = Arc::make_mut(&mut self.resource_configs);
+        let key = (kind, resource.to_owned());
+        let configs = all.entry(key.clone()).or_default();
+        set(configs, name, value);
+        if configs.is_empty() {
+            all.remove(&key);
+        }
+        Ok(())
+    }
+
+    /// What was set for a group or a subscription to metrics.
+    pub fn resource_config(&self, kind: ResourceKind, name: &str) -> Option<&BTreeMap<String, String>> {
+        self.resource_configs.get(&(kind, name.to_owned()))
     }
 
     fn add_topic(&mut self, id: Uuid, name: &str, settings: &Settings) -> Result<(), ApplyError> {

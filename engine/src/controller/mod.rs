@@ -5,15 +5,21 @@
 //! invariant: an image is its records applied in order, and nothing else. Knows no files, clocks or
 //! connections.
 
+pub mod acls;
 mod alter;
 pub mod broker_configs;
 pub mod configs;
 pub mod describe;
+pub mod elections;
+pub mod features;
 pub mod image;
 mod placement;
 pub mod producer_ids;
+pub mod quotas;
 pub mod records;
 pub mod request;
+pub mod resource_configs;
+pub mod scram;
 pub mod topic_configs;
 pub mod topics;
 
@@ -102,6 +108,19 @@ impl Controller {
             }
             ControllerRequest::AllocateProducerIds { count } => {
                 ControllerReply::AllocateProducerIds(producer_ids::allocate(&mut context, *count))
+            }
+            ControllerRequest::CreateAcls(bindings) => {
+                ControllerReply::CreateAcls(acls::create(&mut context, bindings))
+            }
+            ControllerRequest::DeleteAcls(filters) => ControllerReply::DeleteAcls(acls::delete(&mut context, filters)),
+            ControllerRequest::AlterClientQuotas { alterations, validate_only } => {
+                ControllerReply::AlterClientQuotas(quotas::alter(&mut context, alterations, *validate_only))
+            }
+            ControllerRequest::AlterUserScramCredentials(alterations) => {
+                ControllerReply::AlterUserScramCredentials(scram::alter(&mut context, alterations))
+            }
+            ControllerRequest::UpdateFeatures { updates, validate_only } => {
+                ControllerReply::UpdateFeatures(features::update(&mut context, updates, *validate_only))
             }
         };
         (context.records, reply)

@@ -7,11 +7,15 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use thiserror::Error;
 
+use super::acls::{AclBinding, AclRule, Operation, PatternType, Permission, ResourcePattern, ResourceType};
 use super::image::PartitionState;
+use super::quotas::{Entity, EntityType};
+use super::resource_configs::ResourceKind;
+use super::scram::{ScramCredential, ScramMechanism};
 use crate::protocol::Uuid;
 
 /// A change of the image.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum MetadataRecord {
     /// The cluster got its id: the first record of all.
     Cluster {
@@ -62,6 +66,49 @@ pub enum MetadataRecord {
         /// The first id that no block has taken.
         next: i64,
     },
+    /// An ACL was added or removed.
+    Acl {
+        /// The ACL.
+        binding: AclBinding,
+        /// Whether it was removed.
+        removed: bool,
+    },
+    /// A client quota was set or removed.
+    ClientQuota {
+        /// Whose it is.
+        entity: Entity,
+        /// Which it is.
+        key: String,
+        /// Its value.
+        value: Option<f64>,
+    },
+    /// A user's SCRAM credential was set or removed.
+    ScramCredential {
+        /// The user.
+        user: String,
+        /// The mechanism.
+        mechanism: ScramMechanism,
+        /// The credential.
+        credential: Option<ScramCredential>,
+    },
+    /// A feature's level was finalised.
+    Feature {
+        /// Its name.
+        name: String,
+        /// Its level.
+        level: i16,
+    },
+    /// A config of a group or of a subscription to metrics was set or removed.
+    ResourceConfig {
+        /// What has it.
+        kind: ResourceKind,
+        /// Its name.
+        resource: String,
+        /// The config's name.
+        name: String,
+        /// Its value.
+        value: Option<String>,
+    },
 }
 
 /// Why bytes are not a record.
@@ -93,6 +140,11 @@ const REMOVE_TOPIC: u16 = 4;
 const TOPIC_CONFIG: u16 = 5;
 const BROKER_CONFIG: u16 = 6;
 const PRODUCER_IDS: u16 = 7;
+const ACL: u16 = 16;
+const CLIENT_QUOTA: u16 = 17;
+const SCRAM_CREDENTIAL: u16 = 18;
+const FEATURE: u16 = 19;
+const RESOURCE_CONFIG: u16 = 20;
 const VERSION: u8 = 0;
 const HEADER_BYTES: usize = 7;
 
@@ -117,6 +169,11 @@ impl MetadataRecord {
             MetadataRecord::TopicConfig { .. } => TOPIC_CONFIG,
             MetadataRecord::BrokerConfig { .. } => BROKER_CONFIG,
             MetadataRecord::ProducerIds { .. } => PRODUCER_IDS,
+            MetadataRecord::Acl { .. } => ACL,
+            MetadataRecord::ClientQuota { .. } => CLIENT_QUOTA,
+            MetadataRecord::ScramCredential { .. } => SCRAM_CREDENTIAL,
+            MetadataRecord::Feature { .. } => FEATURE,
+            MetadataRecord::ResourceConfig { .. } => RESOURCE_CONFIG,
         }
     }
 
@@ -148,6 +205,41 @@ impl MetadataRecord {
                 put_value(out, value.as_deref());
             }
             MetadataRecord::ProducerIds { next } => out.put_i64(*next),
+            MetadataRecord::Acl { binding, removed } => {
+                out.put_u8((*removed).into());
+                put_acl(out, binding);
+            }
+            MetadataRecord::ClientQuota { entity, key, value } => {
+                out.put_u8(u8::try_from(entity.len()).expect("an entity has a few kinds"));
+                for (kind, name) in entity {
+                    out.put_u8(*kind as u8);
+                    put_value(out, name.as_deref());
+                }
+                put_text(out, key);
+                out.put_u8(value.is_some().into());
+                out.put_f64(value.unwrap_or(0.0));
+            }
+            MetadataRecord::ScramCredential { user, mechanism, credential } => {
+                put_text(out, user);
+                out.put_i8(mechanism.code());
+                out.put_u8(credential.is_some().into());
+                if let Some(credential) = credential {
+                    put_bytes(out, &credential.salt);
+                    put_bytes(out, &credential.stored_key);
+                    put_bytes(out, &credential.server_key);
+                    out.put_i32(credential.iterations);
+                }
+            }
+            MetadataRecord::Feature { name, level } => {
+                put_text(out, name);
+                out.put_i16(*level);
+            }
+            MetadataRecord::ResourceConfig { kind, resource, name, value } => {
+                out.put_i8(*kind as i8);
+                put_text(out, resource);
+                put_text(out, name);
+                put_value(out, value.as_deref());
+            }
         }
     }
 
@@ -159,7 +251,8 @@ impl MetadataRecord {
         let kind = bytes.try_get_u16().map_err(|_| RecordError::Truncated)?;
         let version = bytes.try_get_u8().map_err(|_| RecordError::Truncated)?;
         let length = bytes.try_get_u32().map_err(|_| RecordError::Truncated)? as usize;
-        if version != VERSION || !(CLUSTER..=PRODUCER_IDS).contains(&kind) {
+        let is_known = matches!(kind, CLUSTER..=PRODUCER_IDS | ACL..=RESOURCE_CONFIG);
+        if version != VERSION || !is_known {
             return Err(RecordError::Unknown { kind, version });
         }
         if length > bytes.len() {
@@ -211,13 +304,60 @@ fn decode_body(kind: u16, body: &mut Bytes) -> Option<MetadataRecord> {
             }
         }
         PRODUCER_IDS => MetadataRecord::ProducerIds { next: body.try_get_i64().ok()? },
+        ACL => {
+            let removed = body.try_get_u8().ok()? != 0;
+            MetadataRecord::Acl { binding: get_acl(body)?, removed }
+        }
+        CLIENT_QUOTA => MetadataRecord::ClientQuota {
+            entity: get_entity(body)?,
+            key: get_text(body)?,
+            value: {
+                let is_set = body.try_get_u8().ok()? != 0;
+                Some(body.try_get_f64().ok()?).filter(|_| is_set)
+            },
+        },
+        SCRAM_CREDENTIAL => MetadataRecord::ScramCredential {
+            user: get_text(body)?,
+            mechanism: ScramMechanism::from_code(body.try_get_i8().ok()?)?,
+            credential: match body.try_get_u8().ok()? {
+                0 => None,
+                _ => Some(ScramCredential {
+                    salt: get_bytes(body)?,
+                    stored_key: get_bytes(body)?,
+                    server_key: get_bytes(body)?,
+                    iterations: body.try_get_i32().ok()?,
+                }),
+            },
+        },
+        FEATURE => MetadataRecord::Feature { name: get_text(body)?, level: body.try_get_i16().ok()? },
+        RESOURCE_CONFIG => MetadataRecord::ResourceConfig {
+            kind: ResourceKind::from_code(body.try_get_i8().ok()?)?,
+            resource: get_text(body)?,
+            name: get_text(body)?,
+            value: get_value(body)?,
+        },
         _ => unreachable!("the kind was checked"),
     })
 }
 
 fn put_text(out: &mut BytesMut, text: &str) {
-    out.put_u32(u32::try_from(text.len()).expect("a text far below 4 GiB"));
-    out.put_slice(text.as_bytes());
+    put_bytes(out, text.as_bytes());
+}
+
+fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
+    out.put_u32(u32::try_from(bytes.len()).expect("a field far below 4 GiB"));
+    out.put_slice(bytes);
+}
+
+fn put_acl(out: &mut BytesMut, binding: &AclBinding) {
+    let AclBinding { resource, rule } = binding;
+    out.put_i8(resource.kind.code());
+    out.put_i8(resource.pattern.code());
+    put_text(out, &resource.name);
+    put_text(out, &rule.principal);
+    put_text(out, &rule.host);
+    out.put_i8(rule.operation.code());
+    out.put_i8(rule.permission.code());
 }
 
 fn put_value(out: &mut BytesMut, value: Option<&str>) {
@@ -233,11 +373,40 @@ fn put_ids(out: &mut BytesMut, ids: &[i32]) {
 }
 
 fn get_text(body: &mut Bytes) -> Option<String> {
+    String::from_utf8(get_bytes(body)?).ok()
+}
+
+fn get_bytes(body: &mut Bytes) -> Option<Vec<u8>> {
     let length = body.try_get_u32().ok()? as usize;
     if length > body.len() {
         return None;
     }
-    String::from_utf8(body.split_to(length).to_vec()).ok()
+    Some(body.split_to(length).to_vec())
+}
+
+fn get_acl(body: &mut Bytes) -> Option<AclBinding> {
+    let resource = ResourcePattern {
+        kind: ResourceType::from_code(body.try_get_i8().ok()?)?,
+        pattern: PatternType::from_code(body.try_get_i8().ok()?)?,
+        name: get_text(body)?,
+    };
+    let rule = AclRule {
+        principal: get_text(body)?,
+        host: get_text(body)?,
+        operation: Operation::from_code(body.try_get_i8().ok()?)?,
+        permission: Permission::from_code(body.try_get_i8().ok()?)?,
+    };
+    Some(AclBinding { resource, rule })
+}
+
+fn get_entity(body: &mut Bytes) -> Option<Entity> {
+    let kinds = body.try_get_u8().ok()?;
+    let kind = |body: &mut Bytes| {
+        let code = body.try_get_u8().ok()?;
+        let kind = EntityType::ALL.into_iter().find(|kind| *kind as u8 == code)?;
+        Some((kind, get_value(body)?))
+    };
+    (0..kinds).map(|_| kind(body)).collect()
 }
 
 fn get_value(body: &mut Bytes) -> Option<Option<String>> {
@@ -288,7 +457,44 @@ mod tests {
             broker_config(Some(0)),
             MetadataRecord::ProducerIds { next: 1000 },
             MetadataRecord::RemoveTopic { id },
+            MetadataRecord::Acl { binding: acl(), removed: true },
+            quota(Some(12.5)),
+            quota(None),
+            credential(None),
+            credential(Some(ScramCredential::new(ScramMechanism::Sha512, b"salt", b"salted", 4096))),
+            MetadataRecord::Feature { name: "share.version".to_owned(), level: 1 },
+            MetadataRecord::ResourceConfig {
+                kind: ResourceKind::Group,
+                resource: "g".to_owned(),
+                name: "consumer.session.timeout.ms".to_owned(),
+                value: Some("50000".to_owned()),
+            },
         ]
+    }
+
+    fn acl() -> AclBinding {
+        AclBinding {
+            resource: ResourcePattern {
+                kind: ResourceType::Group,
+                pattern: PatternType::Prefixed,
+                name: "g".to_owned(),
+            },
+            rule: AclRule {
+                principal: "User:bob".to_owned(),
+                host: "*".to_owned(),
+                operation: Operation::Read,
+                permission: Permission::Deny,
+            },
+        }
+    }
+
+    fn quota(value: Option<f64>) -> MetadataRecord {
+        let entity = Entity::from([(EntityType::User, Some("u".to_owned())), (EntityType::ClientId, None)]);
+        MetadataRecord::ClientQuota { entity, key: "request_percentage".to_owned(), value }
+    }
+
+    fn credential(credential: Option<ScramCredential>) -> MetadataRecord {
+        MetadataRecord::ScramCredential { user: "u".to_owned(), mechanism: ScramMechanism::Sha512, credential }
     }
 
     #[test]

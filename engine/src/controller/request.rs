@@ -3,9 +3,13 @@
 //! Plain data that travels between cores; handlers translate from and to messages. Answers stand in the order
 //! of the items that they answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::acls::{AclBinding, AclFilter};
 use super::describe::ConfigEntry;
+use super::features::FeatureUpdate;
+use super::quotas::QuotaAlteration;
+use super::scram::ScramAlteration;
 use crate::protocol::{ErrorCode, Uuid};
 
 /// Why one item of a request was refused.
@@ -33,7 +37,7 @@ impl Refusal {
 pub type Setting = (String, Option<String>);
 
 /// A request to change the cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum ControllerRequest {
     /// Make topics.
     CreateTopics {
@@ -69,6 +73,26 @@ pub enum ControllerRequest {
     AllocateProducerIds {
         /// How many, 1 to [`super::producer_ids::MAX_BLOCK`]; what lies outside is brought inside.
         count: i32,
+    },
+    /// Add ACLs.
+    CreateAcls(Vec<AclBinding>),
+    /// Remove the ACLs that filters mean.
+    DeleteAcls(Vec<AclFilter>),
+    /// Change client quotas.
+    AlterClientQuotas {
+        /// What to change.
+        alterations: Vec<QuotaAlteration>,
+        /// Check alone, change nothing.
+        validate_only: bool,
+    },
+    /// Change SCRAM credentials.
+    AlterUserScramCredentials(Vec<ScramAlteration>),
+    /// Finalise levels of features, all or none.
+    UpdateFeatures {
+        /// The features and their new levels.
+        updates: Vec<FeatureUpdate>,
+        /// Check alone, change nothing.
+        validate_only: bool,
     },
 }
 
@@ -114,6 +138,12 @@ pub enum ConfigResource {
     Topic(String),
     /// A broker by id, or with the empty name all of them.
     Broker(String),
+    /// The levels of a broker's loggers, by its id.
+    BrokerLogger(String),
+    /// A subscription to clients' metrics, by name.
+    ClientMetrics(String),
+    /// A group of any protocol, by id.
+    Group(String),
     /// Another kind, which has no configs here.
     Other {
         /// Its code (`ConfigResource.Type`).
@@ -129,6 +159,9 @@ impl ConfigResource {
         match kind {
             2 => ConfigResource::Topic(name),
             4 => ConfigResource::Broker(name),
+            8 => ConfigResource::BrokerLogger(name),
+            16 => ConfigResource::ClientMetrics(name),
+            32 => ConfigResource::Group(name),
             _ => ConfigResource::Other { kind, name },
         }
     }
@@ -138,6 +171,9 @@ impl ConfigResource {
         match self {
             ConfigResource::Topic(name) => (2, name),
             ConfigResource::Broker(name) => (4, name),
+            ConfigResource::BrokerLogger(name) => (8, name),
+            ConfigResource::ClientMetrics(name) => (16, name),
+            ConfigResource::Group(name) => (32, name),
             ConfigResource::Other { kind, name } => (*kind, name),
         }
     }
@@ -167,6 +203,16 @@ pub enum ControllerReply {
     AlterConfigs(Vec<(ConfigResource, Result<(), Refusal>)>),
     /// The ids, which are the caller's for good.
     AllocateProducerIds(Result<ProducerIds, Refusal>),
+    /// One result for each ACL.
+    CreateAcls(Vec<Result<(), Refusal>>),
+    /// For each filter the ACLs that it removed.
+    DeleteAcls(Vec<Result<Vec<AclBinding>, Refusal>>),
+    /// One result for each entity.
+    AlterClientQuotas(Vec<Result<(), Refusal>>),
+    /// (user, result) for each user.
+    AlterUserScramCredentials(Vec<(String, Result<(), Refusal>)>),
+    /// One result for all features.
+    UpdateFeatures(Result<(), Refusal>),
 }
 
 /// What became of a topic to make.
@@ -252,6 +298,18 @@ impl ControllerRequest {
                 resources.iter().map(|(resource, _)| (resource.clone(), refuse())).collect(),
             ),
             ControllerRequest::AllocateProducerIds { .. } => ControllerReply::AllocateProducerIds(Err(why.clone())),
+            ControllerRequest::CreateAcls(acls) => ControllerReply::CreateAcls(acls.iter().map(|_| refuse()).collect()),
+            ControllerRequest::DeleteAcls(filters) => {
+                ControllerReply::DeleteAcls(filters.iter().map(|_| Err(why.clone())).collect())
+            }
+            ControllerRequest::AlterClientQuotas { alterations, .. } => {
+                ControllerReply::AlterClientQuotas(alterations.iter().map(|_| refuse()).collect())
+            }
+            ControllerRequest::AlterUserScramCredentials(alterations) => {
+                let users: BTreeSet<_> = alterations.iter().map(|alteration| alteration.user.clone()).collect();
+                ControllerReply::AlterUserScramCredentials(users.into_iter().map(|user| (user, refuse())).collect())
+            }
+            ControllerRequest::UpdateFeatures { .. } => ControllerReply::UpdateFeatures(refuse()),
         }
     }
 }

@@ -20,8 +20,9 @@ pub const BLOCK: usize = 4096;
 /// The largest buffer that goes back to the pool, as a power of two: 2 MiB.
 const LARGEST_POOLED_CLASS: usize = 21;
 const SMALLEST_CLASS: usize = BLOCK.trailing_zeros() as usize;
-/// Most bytes that one core keeps in its pool. 32 MiB.
-const POOL_BYTES: usize = 32 << 20;
+/// Most bytes that one core keeps in its pool: 64 MiB, what eviction from the tail and segment writes give back at
+/// once. What does not fit is unmapped, and costs page faults when it is taken again.
+const POOL_BYTES: usize = 64 << 20;
 
 /// `len` rounded up to whole blocks.
 pub const fn round_up(len: usize) -> usize {

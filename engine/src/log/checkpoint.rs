@@ -18,7 +18,8 @@ use crate::io::{File, Io, OpenMode};
 use crate::protocol::Uuid;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"CLCP");
-const VERSION: u16 = 1;
+/// 2: open transactions, coordinator epochs and counts of aborted transactions came in.
+const VERSION: u16 = 2;
 const HEADER_BYTES: usize = 40;
 /// A generation is written anew when its changes outgrow it by this.
 const SLACK_BYTES: u64 = 1 << 20;
@@ -66,7 +67,17 @@ fn path(dir: &Path, generation: u64, mirror: usize) -> PathBuf {
 impl Checkpoint {
     /// The successor of `generation`; the first write makes its files.
     pub fn after(io: Io, dir: PathBuf, generation: u64) -> Checkpoint {
-        Checkpoint { io, dir, generation, superseded: Vec::new(), files: None, position: 0, snapshot_bytes: 0, index: 0, last_crc: 0 }
+        Checkpoint {
+            io,
+            dir,
+            generation,
+            superseded: Vec::new(),
+            files: None,
+            position: 0,
+            snapshot_bytes: 0,
+            index: 0,
+            last_crc: 0,
+        }
     }
 
     /// Whether the next frame must hold every partition.

@@ -19,6 +19,9 @@ use crate::limits::SEGMENT_WRITE_BYTES;
 use crate::protocol::Uuid;
 use crate::record::batch::{BatchView, batches};
 
+/// Names the topic id of a partition's directory, as in Kafka.
+pub const PARTITION_METADATA: &str = "partition.metadata";
+
 /// A log that its core's tasks share. No borrow is held over an await.
 pub type SharedLog = Rc<RefCell<Log>>;
 
@@ -156,7 +159,7 @@ async fn make_directory(io: &Io, dir: &Path, topic_id: Uuid) -> io::Result<()> {
         _ => {}
     }
     let text = format!("version: 0\ntopic_id: {topic_id}");
-    let file = io.open(&dir.join("partition.metadata"), OpenMode::Create).await?;
+    let file = io.open(&dir.join(PARTITION_METADATA), OpenMode::Create).await?;
     let mut block = Buffer::copy_of(text.as_bytes());
     block.pad_to_block();
     file.write_at(0, block.freeze()).await?;

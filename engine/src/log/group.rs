@@ -11,6 +11,8 @@ use bytes::{Buf, BufMut, Bytes};
 use super::PartitionId;
 use crate::io::buffer::{BLOCK, Buffer, round_up};
 use crate::protocol::Uuid;
+use crate::record::batch::{WORTH_COMBINING, batches};
+use crate::record::crc::concatenated;
 
 /// "CLJG" as it stands on disk.
 const MAGIC: u32 = u32::from_le_bytes(*b"CLJG");
@@ -155,8 +157,17 @@ impl GroupBuilder {
         self.buffer.extend_from_slice(payload);
         patch(&mut self.buffer[start..]);
         entry.length = u32::try_from(payload.len()).expect("an entry is far smaller than 4 GiB");
-        entry.crc = crc32c::crc32c(&self.buffer[start..]);
+        entry.crc = crc_of_batches(&self.buffer[start..]);
         self.entries.push(entry);
+    }
+
+    /// The checksum of the payload, of all entries. Small ones are passed again: that is faster.
+    fn payload_crc(&self) -> u32 {
+        let payload = &self.buffer[HEADER_BYTES..];
+        if payload.len() < self.entries.len() * WORTH_COMBINING {
+            return crc32c::crc32c(payload);
+        }
+        self.entries.iter().fold(0, |crc, entry| concatenated(crc, entry.crc, entry.length as usize))
     }
 
     fn reserve(&mut self, more: usize) {
@@ -179,6 +190,7 @@ impl GroupBuilder {
             entry.encode(&mut directory);
         }
         let total = self.buffer.len() + directory.len();
+        let payload_crc = self.payload_crc();
         // A small group in a large buffer would pin all of it for as long as its records are cached.
         if round_up(total) > self.buffer.capacity() || round_up(total) * 2 < self.buffer.capacity() {
             self.move_to(Buffer::with_capacity(round_up(total)));
@@ -186,10 +198,21 @@ impl GroupBuilder {
         self.buffer.extend_from_slice(&directory);
         self.buffer.pad_to_block();
         write_header(&mut self.buffer, place, total, payload_len, self.entries.len(), previous.len());
-        let crc = crc32c::crc32c(&self.buffer[CRC_FROM..total]);
+        let head_crc = crc32c::crc32c(&self.buffer[CRC_FROM..HEADER_BYTES]);
+        let crc = crc32c::crc32c_append(concatenated(head_crc, payload_crc, payload_len), &directory);
         self.buffer[8..CRC_FROM].copy_from_slice(&crc.to_le_bytes());
         Group { bytes: self.buffer.freeze(), crc, place, entries: self.entries, previous: previous.to_vec() }
     }
+}
+
+/// The checksum of some batches, each of which knows its own; of other bytes they are passed.
+fn crc_of_batches(bytes: &[u8]) -> u32 {
+    let (mut crc, mut at) = (0, 0);
+    for batch in batches(bytes).map_while(Result::ok) {
+        crc = concatenated(crc, batch.crc_of_all(), batch.total_size());
+        at += batch.total_size();
+    }
+    crc32c::crc32c_append(crc, &bytes[at..])
 }
 
 fn write_header(buffer: &mut Buffer, place: GroupPlace, total: usize, payload: usize, entries: usize, previous: usize) {

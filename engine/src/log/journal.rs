@@ -400,7 +400,10 @@ impl Journal {
     fn spawn_write(&self, file: File, position: u64, bytes: Bytes, ticket: u64) {
         let journal = self.clone();
         self.io.spawn(Class::Foreground, async move {
-            let mut result = file.write_durable_at(position, bytes.clone()).await;
+            let mut result = match planted!(WriteWithoutFlush) {
+                true => file.write_at(position, bytes.clone()).await,
+                false => file.write_durable_at(position, bytes.clone()).await,
+            };
             if result.is_err() && planted!(RetryFailedFlush) {
                 result = file.sync().await;
             }

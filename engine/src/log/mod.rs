@@ -17,10 +17,12 @@ pub mod metadata_log;
 pub mod offset_index;
 pub mod partition_log;
 pub mod producer_state;
+pub mod prune;
 pub mod reader;
 pub mod recovery;
 pub mod segment;
 pub mod tail;
+pub mod transaction_index;
 
 pub use partition_log::Log;
 

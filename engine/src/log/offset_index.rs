@@ -8,6 +8,9 @@
 
 use bytes::{Buf, BufMut};
 
+use crate::record::batch::BatchView;
+use crate::record::crc::concatenated;
+
 /// Bytes of an entry on disk.
 pub const ENTRY_BYTES: usize = 48;
 
@@ -35,12 +38,12 @@ impl Run {
     }
 
     /// The run with a batch more behind it.
-    pub fn extended(self, batch: &[u8], end_offset: i64, max_timestamp: i64) -> Run {
+    pub fn extended(self, batch: &BatchView<'_>) -> Run {
         Run {
-            length: self.length + batch.len() as u32,
-            crc: crc32c::crc32c_append(self.crc, batch),
-            end_offset,
-            max_timestamp: self.max_timestamp.max(max_timestamp),
+            length: self.length + batch.total_size() as u32,
+            crc: concatenated(self.crc, batch.crc_of_all(), batch.total_size()),
+            end_offset: batch.last_offset() + 1,
+            max_timestamp: self.max_timestamp.max(batch.max_timestamp()),
             ..self
         }
     }

@@ -2,9 +2,11 @@
 //!
 //! Three ends, each at or below the one before it: the *log end* (next offset to give out), the *durable
 //! end* (on stable storage in the journal or a segment; what anyone may see), the *drained end* (in a
-//! segment; what the journal is no longer needed for once a checkpoint says so). It decides nothing about
+//! segment; what the journal is no longer needed for once a checkpoint says so). The *last stable offset* is
+//! the durable end, or the first offset of a transaction that has no durable marker. It decides nothing about
 //! leaders and does no I/O by itself: [`super::drain`] moves its bytes, [`super::reader`] reads them.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 
 use bytes::{Buf, BufMut, Bytes};
@@ -13,9 +15,10 @@ use super::PartitionId;
 use super::group::{Entry, EntryKind};
 use super::journal::Journal;
 use super::leader_epochs::LeaderEpochs;
-use super::producer_state::ProducerStates;
+use super::producer_state::{Ended, ProducerStates};
 use super::segment::{ActiveSegment, Segment, SegmentWrite};
 use super::tail::{Chunk, Tail};
+use super::transaction_index::AbortedTransaction;
 use crate::protocol::Uuid;
 use crate::record::batch::{BatchView, batches, set_base_offset, set_leader_epoch};
 
@@ -142,6 +145,10 @@ pub struct Log {
     producers: ProducerStates,
     /// The producers as of the drained end, for the checkpoint.
     drained_producers: ProducerStates,
+    /// Transactions whose marker is in the journal and not yet durable, in the order of the markers.
+    ending: VecDeque<Ended>,
+    /// Aborted transactions whose marker lies behind the drained end, in the order of the markers.
+    pub(super) aborted: VecDeque<AbortedTransaction>,
     epochs: LeaderEpochs,
     damaged: Vec<(i64, i64)>,
     suspended: bool,
@@ -184,6 +191,8 @@ impl Log {
             active: None,
             producers: if planted!(ForgetProducerState) { ProducerStates::default() } else { record.producers.clone() },
             drained_producers: record.producers,
+            ending: VecDeque::new(),
+            aborted: VecDeque::new(),
             epochs: record.epochs,
             damaged: record.damaged,
             suspended: record.suspended,
@@ -209,9 +218,30 @@ impl Log {
         self.durable_end_offset
     }
 
+    /// One past the last offset that no open transaction holds back, of those on stable storage. A transaction
+    /// is open until its marker is durable.
+    pub fn last_stable_offset(&self) -> i64 {
+        let ending = self.ending.iter().map(|ended| ended.first_offset);
+        let open = self.producers.first_open_offset().into_iter().chain(ending).min();
+        match open {
+            Some(offset) if !planted!(StableOffsetAheadOfOpenTransaction) => {
+                self.durable_end_offset.min(offset.max(self.log_start_offset))
+            }
+            _ => self.durable_end_offset,
+        }
+    }
+
     /// The producers as of the log end.
     pub fn producers(&mut self) -> &mut ProducerStates {
         &mut self.producers
+    }
+
+    /// Remembers what a batch says of its producer.
+    fn note_producer(&mut self, batch: &BatchView<'_>, base_offset: i64) {
+        if let Some(ended) = self.producers.note(batch, base_offset) {
+            self.ending.push_back(ended);
+            self.aborted.extend(ended.aborted);
+        }
     }
 
     /// The leader epochs.
@@ -269,6 +299,11 @@ impl Log {
         self.deleted = true;
     }
 
+    /// Whether the topic is gone.
+    pub fn is_deleted(&self) -> bool {
+        self.deleted
+    }
+
     /// Bytes that are durable in the journal alone.
     pub fn undrained_bytes(&self) -> usize {
         self.undrained_bytes
@@ -289,7 +324,7 @@ impl Log {
         let base_offset = self.log_end_offset;
         let end_offset = base_offset + i64::from(batch.last_offset_delta()) + 1;
         self.epochs.assign(leader_epoch, base_offset);
-        self.producers.note(batch, base_offset);
+        self.note_producer(batch, base_offset);
         journal.append(self.entry(EntryKind::Append, base_offset, end_offset, leader_epoch), batch.bytes(), |bytes| {
             set_base_offset(bytes, base_offset);
             set_leader_epoch(bytes, leader_epoch);
@@ -298,14 +333,23 @@ impl Log {
         Appended { base_offset, end_offset }
     }
 
-    /// Moves the log's start forward, durably once the journal has it. There must be room in the journal.
+    /// Puts into the journal, which must have room, that the log begins at `log_start_offset` from now on. It
+    /// does when the entry is durable: a start that was seen never goes back.
+    ///
+    /// # Panics
+    /// If records that are not durable would be given up.
     pub fn advance_start(&mut self, journal: &Journal, log_start_offset: i64) {
-        if log_start_offset > self.log_start_offset {
-            assert!(log_start_offset <= self.durable_end_offset, "only what is durable is given up");
-            self.log_start_offset = log_start_offset;
-            self.dirty = true;
-            journal.append(self.entry(EntryKind::LogStart, log_start_offset, log_start_offset, -1), &[], |_| {});
-        }
+        assert!(log_start_offset <= self.durable_end_offset, "only what is durable is given up");
+        journal.append(self.entry(EntryKind::LogStart, log_start_offset, log_start_offset, -1), &[], |_| {});
+    }
+
+    /// Forgets the sealed segments all of whose offsets lie before the log's start; whether there were any.
+    pub fn forget_old_segments(&mut self) -> bool {
+        let is_old = |pair: &&[Segment]| pair[0].sealed && pair[1].base_offset <= self.log_start_offset;
+        let old = self.segments.windows(2).take_while(is_old).count();
+        self.segments.drain(..old);
+        self.dirty |= old > 0;
+        old > 0
     }
 
     fn entry(&self, kind: EntryKind, base_offset: i64, end_offset: i64, leader_epoch: i32) -> Entry {
@@ -326,7 +370,9 @@ impl Log {
 
     /// An entry of this log has become durable in a journal file.
     pub fn on_durable(&mut self, entry: &Entry, bytes: Bytes, file_sequence: u64) {
-        if entry.kind != EntryKind::Append {
+        if entry.kind == EntryKind::LogStart {
+            self.log_start_offset = self.log_start_offset.max(entry.base_offset);
+            self.dirty = true;
             return;
         }
         let chunk = Chunk { base_offset: entry.base_offset, end_offset: entry.end_offset, bytes, file_sequence };
@@ -336,6 +382,9 @@ impl Log {
             self.undrained_bytes += chunk.bytes.len();
             self.tail.push(chunk);
             self.durable_end_offset = entry.end_offset;
+            while self.ending.front().is_some_and(|ended| ended.marker_offset < entry.end_offset) {
+                self.ending.pop_front();
+            }
         }
     }
 
@@ -346,7 +395,7 @@ impl Log {
             let batch = batch.expect("recovery hands on whole batches");
             self.epochs.assign(batch.partition_leader_epoch(), batch.base_offset());
             if !planted!(ForgetProducerState) {
-                self.producers.note(&batch, batch.base_offset());
+                self.note_producer(&batch, batch.base_offset());
             }
         }
         let entry = self.entry(EntryKind::Append, entry.base_offset, entry.end_offset, entry.leader_epoch);
@@ -385,17 +434,26 @@ impl Log {
 
     /// A write of batches that end at `end_offset` to the active segment is complete.
     pub(super) fn on_drained(&mut self, chunks: &[Bytes], end_offset: i64, write: SegmentWrite) {
+        let mut aborted = Vec::new();
         for chunk in chunks {
             for batch in batches(chunk) {
                 let batch = batch.expect("a journal entry holds whole batches");
-                self.drained_producers.note(&batch, batch.base_offset());
+                let ended = self.drained_producers.note(&batch, batch.base_offset());
+                aborted.extend(ended.and_then(|ended| ended.aborted));
             }
         }
         self.undrained_bytes -= chunks.iter().map(Bytes::len).sum::<usize>();
         let active = self.active.as_mut().expect("a write has its segment");
         active.appended(chunks, write);
+        if !aborted.is_empty() {
+            active.add_aborted(&aborted);
+            self.directory_dirty = true;
+        }
         let segment = active.segment;
         self.drained_end_offset = end_offset;
+        while self.aborted.front().is_some_and(|entry| entry.last_offset < end_offset) {
+            self.aborted.pop_front();
+        }
         self.set_last_segment(segment);
         self.dirty = true;
     }

@@ -3,7 +3,7 @@
 //! Invariant: no byte from disk is handed out that does not match the checksum of its run, or, in a run
 //! that a fault has hit, its batch's own CRC and the offset and epoch that its place demands.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
@@ -17,6 +17,7 @@ use super::offset_index::{self, Run};
 use super::partition_log::Log;
 use super::segment::{self, Segment};
 use super::tail::Taken;
+use super::transaction_index::{self, AbortedTransaction};
 use crate::io::buffer::{BLOCK, round_up};
 use crate::io::{File, Io, OpenMode};
 use crate::limits::{CACHED_INDEXES, DISK_READ_BYTES};
@@ -39,6 +40,8 @@ struct Opened {
     sealed: bool,
     file: File,
     runs: Rc<Vec<Run>>,
+    /// Its aborted transactions, once someone has asked for them.
+    aborted: OnceCell<Rc<Vec<AbortedTransaction>>>,
 }
 
 /// Segments that one core has open for reading, the one used longest ago goes first.
@@ -107,6 +110,53 @@ pub async fn read(
     disk.run(io, opened, offset, end_offset, max_bytes, at_least_one).await
 }
 
+/// The aborted transactions of which `[offset, end_offset)` may hold records, in the order of their markers.
+/// All transactions that begin there have ended: the range lies below the last stable offset.
+///
+/// # Errors
+/// `InvalidData` if a transaction index is damaged; then nobody can say what was aborted.
+pub async fn aborted_transactions(
+    io: &Io,
+    log: &SharedLog,
+    opened: &OpenSegments,
+    offset: i64,
+    end_offset: i64,
+) -> io::Result<Vec<AbortedTransaction>> {
+    let mut found = Vec::new();
+    let mut from = offset;
+    loop {
+        let (dir, id, segment) = {
+            let log = log.borrow();
+            let at = log.segments.partition_point(|segment| segment.end_offset <= from);
+            let with_aborted = log.segments[at..].iter().find(|segment| segment.aborted > 0).copied();
+            let active = log
+                .active
+                .as_ref()
+                .filter(|active| with_aborted.is_none_or(|segment| segment.base_offset == active.segment.base_offset));
+            if with_aborted.is_none() || active.is_some() {
+                let in_segment = active.filter(|active| active.segment.end_offset > from).map(|active| &active.aborted);
+                let rest = in_segment.into_iter().flatten().chain(&log.aborted);
+                transaction_index::collect(rest, offset, end_offset, &mut found);
+                return Ok(found);
+            }
+            (log.dir.clone(), log.id, with_aborted.expect("there is one"))
+        };
+        let known = opened.get(id, &segment);
+        let loaded = known.as_ref().and_then(|opened| opened.aborted.get().cloned());
+        let entries = match loaded {
+            Some(entries) => entries,
+            None => Rc::new(transaction_index::load(io, &dir, &segment).await?),
+        };
+        if transaction_index::collect(&*entries, offset, end_offset, &mut found) {
+            return Ok(found);
+        }
+        if let Some(opened) = known {
+            opened.aborted.get_or_init(|| entries);
+        }
+        from = segment.end_offset;
+    }
+}
+
 fn plan(log: &Log, offset: i64) -> Option<DiskRead> {
     let at = log.segments.partition_point(|segment| segment.end_offset <= offset);
     let segment = *log.segments.get(at)?;
@@ -131,7 +181,8 @@ impl DiskRead {
         let runs = Rc::new(runs);
         if self.segment.sealed {
             let key = (self.id, self.segment.base_offset);
-            opened.put(Rc::new(Opened { key, sealed: true, file: file.clone(), runs: runs.clone() }));
+            let aborted = OnceCell::new();
+            opened.put(Rc::new(Opened { key, sealed: true, file: file.clone(), runs: runs.clone(), aborted }));
         }
         Ok((file, runs))
     }

@@ -7,6 +7,7 @@
 //! takes no produce until an operator accepts the loss. Everything that was read is flushed before it is
 //! believed: after a kill the data may sit in the device's cache alone.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -96,6 +97,8 @@ struct JournalFile {
     name: String,
     header: FileHeader,
     bytes: Bytes,
+    /// See [`evidence`]; all of the file is looked through for it, once and only if it is asked for.
+    evidence: OnceCell<u64>,
 }
 
 /// Reads every journal under `root`, whatever cores there are now.
@@ -157,7 +160,7 @@ async fn read_files(
         if !planted!(ServeBeforeRecoveryFlush) {
             file.sync().await?;
         }
-        files.push(JournalFile { name: entry.name, header, bytes });
+        files.push(JournalFile { name: entry.name, header, bytes, evidence: OnceCell::new() });
     }
     files.sort_by_key(|file| file.header.lineage.file_sequence);
     let first = files.first().map(|file| file.header.lineage.file_sequence);
@@ -239,6 +242,8 @@ impl Walk {
                     position += group.bytes.len();
                     self.accept(group);
                 }
+                // The next file begins with just what was accepted here: this one ends.
+                _ if later.first().is_some_and(|next| next.header.last_sequence == self.last_sequence) => return None,
                 _ => {
                     let next = next_group(file, position + BLOCK, lineage, self.last_sequence + 1);
                     let proof = later_evidence(file, position, lineage).max(evidence(later));
@@ -299,7 +304,8 @@ fn later_evidence(file: &JournalFile, position: usize, lineage: Lineage) -> u64 
 /// Up to which group these files say that the journal was synced.
 fn evidence(files: &[JournalFile]) -> u64 {
     let of = |file: &JournalFile| {
-        later_evidence(file, FILE_GROUPS_START as usize - BLOCK, file.header.lineage).max(file.header.synced_up_to)
+        let seek = || later_evidence(file, FILE_GROUPS_START as usize - BLOCK, file.header.lineage);
+        *file.evidence.get_or_init(|| seek().max(file.header.synced_up_to))
     };
     files.iter().map(of).max().unwrap_or(0)
 }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use bytes::{Buf, BufMut, Bytes};
 
 use super::offset_index::{ENTRY_BYTES, Run};
+use super::transaction_index::{self, AbortedTransaction};
 use crate::io::buffer::{BLOCK, Buffer, round_down, round_up};
 use crate::io::{File, Io, OpenMode};
 use crate::limits::{RUN_BYTES, SEGMENT_STEP};
@@ -33,6 +34,10 @@ pub struct Segment {
     pub runs: u32,
     /// The last run, which still grows; only of an unsealed segment.
     pub open_run: Option<Run>,
+    /// Aborted transactions that its transaction index holds.
+    pub aborted: u32,
+    /// CRC-32C over their entries.
+    pub aborted_crc: u32,
     /// Whether it is complete and cut to its length.
     pub sealed: bool,
 }
@@ -48,6 +53,8 @@ impl Segment {
             max_timestamp: -1,
             runs: 0,
             open_run: None,
+            aborted: 0,
+            aborted_crc: 0,
             sealed: false,
         }
     }
@@ -62,6 +69,11 @@ impl Segment {
         dir.join(format!("{:020}.index", self.base_offset))
     }
 
+    /// Its file of aborted transactions; there is none if it has no such.
+    pub fn transaction_index_path(&self, dir: &Path) -> PathBuf {
+        dir.join(format!("{:020}.txnindex", self.base_offset))
+    }
+
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         out.put_i64_le(self.base_offset);
         out.put_i64_le(self.end_offset);
@@ -69,6 +81,8 @@ impl Segment {
         out.put_i64_le(self.first_timestamp);
         out.put_i64_le(self.max_timestamp);
         out.put_u32_le(self.runs);
+        out.put_u32_le(self.aborted);
+        out.put_u32_le(self.aborted_crc);
         out.put_u8(u8::from(self.sealed) | u8::from(self.open_run.is_some()) << 1);
         if let Some(run) = &self.open_run {
             run.encode(out);
@@ -84,6 +98,8 @@ impl Segment {
             max_timestamp: bytes.try_get_i64_le().ok()?,
             runs: bytes.try_get_u32_le().ok()?,
             open_run: None,
+            aborted: bytes.try_get_u32_le().ok()?,
+            aborted_crc: bytes.try_get_u32_le().ok()?,
             sealed: false,
         };
         let flags = bytes.try_get_u8().ok()?;
@@ -102,10 +118,16 @@ pub struct ActiveSegment {
     pub segment: Segment,
     /// Its closed runs, oldest first.
     pub runs: Vec<Run>,
+    /// Transactions whose abort markers it holds, in their order.
+    pub aborted: Vec<AbortedTransaction>,
+    io: Io,
+    dir: PathBuf,
     file: File,
     index: File,
     /// Runs that are in the index file already.
     indexed: usize,
+    /// Aborted transactions that are in their file already.
+    aborted_written: usize,
     /// The bytes of the last, incomplete block.
     partial: Vec<u8>,
     allocated: u64,
@@ -116,16 +138,41 @@ impl ActiveSegment {
     pub async fn create(io: &Io, dir: &Path, base_offset: i64) -> io::Result<ActiveSegment> {
         let segment = Segment::new(base_offset);
         let (file, index) = open_files(io, dir, &segment, OpenMode::Create).await?;
-        Ok(ActiveSegment { segment, runs: Vec::new(), file, index, indexed: 0, partial: Vec::new(), allocated: 0 })
+        Ok(ActiveSegment {
+            segment,
+            runs: Vec::new(),
+            aborted: Vec::new(),
+            io: io.clone(),
+            dir: dir.to_owned(),
+            file,
+            index,
+            indexed: 0,
+            aborted_written: 0,
+            partial: Vec::new(),
+            allocated: 0,
+        })
     }
 
     /// Opens a segment that an earlier start left unsealed.
     pub async fn reopen(io: &Io, dir: &Path, segment: Segment) -> io::Result<ActiveSegment> {
         let (file, index) = open_files(io, dir, &segment, OpenMode::ReadWrite).await?;
         let runs = load_index(io, dir, &segment).await?;
+        let aborted = transaction_index::load(io, dir, &segment).await?;
         let (partial, intact) = load_last_block(&file, &segment).await?;
         let indexed = runs.len().min(segment.runs as usize);
-        let mut active = ActiveSegment { segment, runs, file, index, indexed, partial, allocated: segment.size };
+        let mut active = ActiveSegment {
+            segment,
+            runs,
+            aborted_written: aborted.len(),
+            aborted,
+            io: io.clone(),
+            dir: dir.to_owned(),
+            file,
+            index,
+            indexed,
+            partial,
+            allocated: segment.size,
+        };
         if !intact {
             // Damage stays in the run that has it: what follows starts another one.
             active.close_run();
@@ -184,7 +231,7 @@ impl ActiveSegment {
             crc: 0,
             max_timestamp,
         });
-        segment.open_run = Some(run.extended(batch.bytes(), end_offset, max_timestamp));
+        segment.open_run = Some(run.extended(batch));
         segment.size += batch.total_size() as u64;
         segment.end_offset = end_offset;
         segment.max_timestamp = segment.max_timestamp.max(max_timestamp);
@@ -195,15 +242,38 @@ impl ActiveSegment {
         self.segment.runs = self.runs.len() as u32;
     }
 
-    /// What makes the batches and their closed runs durable as they are now.
+    /// Markers that were appended to it ended these transactions.
+    pub fn add_aborted(&mut self, aborted: &[AbortedTransaction]) {
+        self.aborted.extend_from_slice(aborted);
+        self.segment.aborted = self.aborted.len() as u32;
+        self.segment.aborted_crc = transaction_index::checksum(self.segment.aborted_crc, aborted);
+    }
+
+    /// What makes the batches, their closed runs and their aborted transactions durable as they are now.
     pub fn prepare_sync(&self) -> SegmentSync {
         SegmentSync {
             file: self.file.clone(),
             index: self.index.clone(),
             entries: self.index_write(),
             runs: self.runs.len(),
+            transactions: self.transactions_write(None),
+            aborted: self.aborted.len(),
             cut: None,
         }
+    }
+
+    fn transactions_write(&self, cut: Option<u64>) -> Option<TransactionsWrite> {
+        if self.aborted_written == self.aborted.len() && (cut.is_none() || self.aborted.is_empty()) {
+            return None;
+        }
+        let (position, entries) = transaction_index::write(&self.aborted, self.aborted_written);
+        Some(TransactionsWrite {
+            io: self.io.clone(),
+            path: self.segment.transaction_index_path(&self.dir),
+            position,
+            entries,
+            cut,
+        })
     }
 
     fn index_write(&self) -> Option<(u64, Bytes)> {
@@ -222,6 +292,7 @@ impl ActiveSegment {
     /// The sync is complete.
     pub fn synced(&mut self, sync: &SegmentSync) {
         self.indexed = sync.runs;
+        self.aborted_written = sync.aborted;
     }
 
     /// What seals the segment: no batch follows any more, both files are cut to their exact length. It
@@ -229,7 +300,8 @@ impl ActiveSegment {
     pub fn prepare_seal(&mut self) -> SegmentSync {
         self.close_run();
         let cut = Some((self.segment.size, (self.runs.len() * ENTRY_BYTES) as u64));
-        SegmentSync { cut, ..self.prepare_sync() }
+        let transactions = self.transactions_write(Some((self.aborted.len() * transaction_index::ENTRY_BYTES) as u64));
+        SegmentSync { cut, transactions, ..self.prepare_sync() }
     }
 
     /// The file of batches, for reading.
@@ -263,7 +335,32 @@ pub struct SegmentSync {
     index: File,
     entries: Option<(u64, Bytes)>,
     runs: usize,
+    transactions: Option<TransactionsWrite>,
+    aborted: usize,
     cut: Option<(u64, u64)>,
+}
+
+/// A write to a transaction index, whose file is opened only when there is something to write.
+struct TransactionsWrite {
+    io: Io,
+    path: PathBuf,
+    position: u64,
+    entries: Bytes,
+    /// The exact length, once the segment is complete.
+    cut: Option<u64>,
+}
+
+impl TransactionsWrite {
+    async fn run(&self) -> io::Result<()> {
+        let file = self.io.open(&self.path, OpenMode::Create).await?;
+        if !self.entries.is_empty() {
+            file.write_at(self.position, self.entries.clone()).await?;
+        }
+        if let Some(length) = self.cut {
+            file.truncate(length).await?;
+        }
+        file.sync().await
+    }
 }
 
 impl SegmentSync {
@@ -275,6 +372,9 @@ impl SegmentSync {
         if let Some((log_bytes, index_bytes)) = self.cut {
             self.file.truncate(log_bytes).await?;
             self.index.truncate(index_bytes).await?;
+        }
+        if let Some(transactions) = &self.transactions {
+            transactions.run().await?;
         }
         self.file.sync().await?;
         if self.entries.is_some() || self.cut.is_some() { self.index.sync().await } else { Ok(()) }
@@ -375,7 +475,7 @@ fn walk(bytes: &[u8], start: u64, mut offset: i64) -> Vec<Run> {
             run.length as usize + batch.total_size() <= RUN_BYTES && run.end_offset == batch.base_offset()
         });
         match grown {
-            Some(run) => *run = run.extended(batch.bytes(), offset, batch.max_timestamp()),
+            Some(run) => *run = run.extended(&batch),
             None => runs.push(
                 Run {
                     base_offset: batch.base_offset(),
@@ -385,7 +485,7 @@ fn walk(bytes: &[u8], start: u64, mut offset: i64) -> Vec<Run> {
                     crc: 0,
                     max_timestamp: -1,
                 }
-                .extended(batch.bytes(), offset, batch.max_timestamp()),
+                .extended(&batch),
             ),
         }
         position += batch.total_size() as u64;

@@ -49,6 +49,8 @@ pub struct Encoder {
     /// The chunks, each with the length of `small` when it came.
     spliced: Vec<(usize, Bytes)>,
     framed: bool,
+    /// The least time that a response tells its client to be silent, in milliseconds.
+    throttle_time_ms: i32,
     error: Option<EncodeError>,
 }
 
@@ -57,7 +59,7 @@ impl Encoder {
     #[expect(clippy::new_without_default, reason = "there are two kinds, neither the usual one")]
     pub fn new() -> Self {
         let small = BytesMut::with_capacity(INITIAL_CAPACITY);
-        Encoder { small, spliced: Vec::new(), framed: false, error: None }
+        Encoder { small, spliced: Vec::new(), framed: false, throttle_time_ms: 0, error: None }
     }
 
     /// An encoder for a whole frame: header, then body; the int32 of its size goes before them.
@@ -66,6 +68,16 @@ impl Encoder {
         encoder.small.put_bytes(0, FRAME_PREFIX);
         encoder.framed = true;
         encoder
+    }
+
+    /// Whatever response is written from now on tells its client to be silent for at least this long.
+    pub fn throttle(&mut self, time_ms: i32) {
+        self.throttle_time_ms = time_ms;
+    }
+
+    /// A response's field `ThrottleTimeMs`.
+    pub(super) fn throttle_time(&mut self, time_ms: i32) {
+        self.i32(if self.throttle_time_ms > 0 { time_ms.max(self.throttle_time_ms) } else { time_ms });
     }
 
     /// The output, in chunks to be sent one after another; or the first error met.

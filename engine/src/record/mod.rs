@@ -11,6 +11,7 @@ pub mod batch;
 pub mod builder;
 pub mod compression;
 pub mod control;
+pub mod crc;
 #[expect(clippy::module_inception, reason = "the layer and one record of it have the same name in Kafka too")]
 pub mod record;
 pub mod validate;

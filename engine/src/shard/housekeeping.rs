@@ -1,18 +1,23 @@
-//! What goes on behind the acknowledgements: draining logs into segments, checkpoints, giving journal files back.
+//! What goes on behind the acknowledgements: draining logs into segments, checkpoints, giving journal files and
+//! old segments back.
 //!
 //! Order is everything here: drain, flush, checkpoint, and only then are journal files used again. A full
 //! disk is not a failure: the journal keeps what it has, produce is refused, and it is tried again.
 
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::{Shard, logs};
 use crate::io::Class;
-use crate::limits::{DRAIN_BYTES, DRAINS_AT_ONCE, JOURNAL_FILES};
+use crate::io::local::Bell;
+use crate::limits::{DRAIN_BYTES, DRAINS_AT_ONCE, FLUSHES_AT_ONCE, JOURNAL_FILES};
 use crate::log::checkpoint::{Checkpoint, ReplayStart};
 use crate::log::drain::{self, SharedLog};
 use crate::log::partition_log::LogRecord;
+use crate::log::prune;
 
 /// A log with less than this behind its drained end is copied forward in the journal rather than drained:
 /// one write for many of them instead of two and a flush for each.
@@ -23,6 +28,9 @@ const FULL_DISK_PAUSE: Duration = Duration::from_secs(1);
 impl Shard {
     /// Drains large logs at once and all of them when the journal fills, for ever.
     pub(super) async fn keep_house(self: &Rc<Shard>) {
+        // What an earlier start left behind after it had forgotten it.
+        let mut old = logs(&self.partitions.borrow());
+        old.retain(|log| log.borrow().log_start_offset() > 0);
         loop {
             let seen = self.housekeeping.rings();
             if self.failure.is_set() || self.stopping.get() {
@@ -30,8 +38,10 @@ impl Shard {
             }
             self.keeping_house.set(true);
             self.drain_large().await;
-            if self.journal.files_in_use() > JOURNAL_FILES / 4 {
-                self.try_checkpoint().await;
+            old.extend(self.forget_old_segments());
+            let fills = self.journal.files_in_use() > JOURNAL_FILES / 4;
+            if (fills || !old.is_empty()) && self.try_checkpoint().await {
+                self.remove_old_files(std::mem::take(&mut old)).await;
             }
             self.keeping_house.set(false);
             self.drained.ring();
@@ -40,9 +50,31 @@ impl Shard {
         }
     }
 
-    async fn try_checkpoint(self: &Rc<Shard>) {
+    async fn try_checkpoint(self: &Rc<Shard>) -> bool {
         let result = self.make_checkpoint().await;
+        let is_made = result.is_ok();
         self.judge("a checkpoint", result).await;
+        is_made
+    }
+
+    /// Logs forget the segments before their starts; gives those that did.
+    fn forget_old_segments(&self) -> Vec<SharedLog> {
+        let mut logs = logs(&self.partitions.borrow());
+        logs.retain(|log| log.borrow_mut().forget_old_segments());
+        logs
+    }
+
+    /// Removes what logs have forgotten; the checkpoint names it no longer. What cannot be removed only takes
+    /// room: it is tried again at the next start.
+    async fn remove_old_files(&self, old: Vec<SharedLog>) {
+        for log in old {
+            self.opened.forget(log.borrow().id);
+            if let Err(error) = prune::remove_old_files(&self.io, &log).await {
+                let id = log.borrow().id;
+                tracing::warn!(partition = %id, "old segments could not be removed: {error}");
+            }
+            self.drained.ring();
+        }
     }
 
     /// A full disk refuses produce until something succeeds; any other error ends the log.
@@ -73,22 +105,38 @@ impl Shard {
 
     /// Drains these logs, at most [`DRAINS_AT_ONCE`] at a time; the first error is the result.
     async fn drain_all(self: &Rc<Shard>, list: Vec<SharedLog>) -> io::Result<()> {
-        let first_error = Rc::new(std::cell::RefCell::new(None));
-        for log in list {
-            self.drained.until(|| (self.drains.get() < DRAINS_AT_ONCE).then_some(())).await;
-            self.drains.set(self.drains.get() + 1);
-            let (shard, errors) = (self.clone(), first_error.clone());
+        let drain = |shard: Rc<Shard>, log| async move { drain::drain(&shard.io, &log, &shard.drained).await };
+        self.on_each(list, DRAINS_AT_ONCE, drain).await.map(drop)
+    }
+
+    /// Does `work` with each log, at most `at_once` at a time, and gives the results in the list's order. With an
+    /// error, the first of them, but not before all have ended.
+    async fn on_each<T, F>(
+        self: &Rc<Shard>,
+        list: Vec<SharedLog>,
+        at_once: usize,
+        work: impl Fn(Rc<Shard>, SharedLog) -> F,
+    ) -> io::Result<Vec<T>>
+    where
+        T: 'static,
+        F: Future<Output = io::Result<T>> + 'static,
+    {
+        let (ended, running) = (Bell::default(), Rc::new(Cell::new(0)));
+        let results = Rc::new(RefCell::new(BTreeMap::new()));
+        for (index, log) in list.into_iter().enumerate() {
+            ended.until(|| (running.get() < at_once).then_some(())).await;
+            running.set(running.get() + 1);
+            let task = work(self.clone(), log);
+            let (ended, running, results) = (ended.clone(), running.clone(), results.clone());
             self.io.spawn(Class::Background, async move {
-                if let Err(error) = drain::drain(&shard.io, &log, &shard.drained).await {
-                    errors.borrow_mut().get_or_insert(error);
-                }
-                shard.drains.set(shard.drains.get() - 1);
-                shard.drained.ring();
+                let result = task.await;
+                results.borrow_mut().insert(index, result);
+                running.set(running.get() - 1);
+                ended.ring();
             });
         }
-        self.drained.until(|| (self.drains.get() == 0).then_some(())).await;
-        let result = first_error.borrow_mut().take();
-        result.map_or(Ok(()), Err)
+        ended.until(|| (running.get() == 0).then_some(())).await;
+        results.take().into_values().collect()
     }
 
     /// Brings every log past the files before the current one, says so durably, and gives them back.
@@ -155,13 +203,10 @@ impl Shard {
     async fn write_checkpoint_to(self: &Rc<Shard>, checkpoint: &mut Checkpoint, replay_from: u64) -> io::Result<()> {
         let all = checkpoint.wants_snapshot();
         let removed = self.removed.borrow().clone();
-        let logs = logs(&self.partitions.borrow());
-        let mut records = Vec::new();
-        for log in &logs {
-            if all || log.borrow().is_dirty() {
-                records.push(self.flush(log).await?);
-            }
-        }
+        let mut changed = logs(&self.partitions.borrow());
+        changed.retain(|log| all || log.borrow().is_dirty());
+        let flush = |shard: Rc<Shard>, log| async move { shard.flush(&log).await };
+        let records = self.on_each(changed, FLUSHES_AT_ONCE, flush).await?;
         let start = ReplayStart {
             journal: self.journal.id(),
             file_sequence: replay_from,

@@ -9,9 +9,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::controller::image::MetadataImage;
+use crate::coordinator;
 use crate::io::Instant;
 pub use crate::log::PartitionId;
+pub use crate::log::producer_state::ActiveProducer;
 use crate::protocol::ErrorCode;
+pub use crate::record::control::EndTransactionMarker;
 
 /// Which core owns a partition, of `shards` cores: the partitions of a topic go round the cores.
 pub fn owner(id: PartitionId, shards: usize) -> usize {
@@ -32,6 +35,20 @@ pub enum Request {
     ListOffsets(Vec<ListOffset>),
     /// The end offset of a leader epoch.
     EpochEnd(Vec<EpochEnd>),
+    /// Whether producers have transactions open that allow them to append.
+    VerifyTransactions(Vec<VerifyTransaction>),
+    /// End transactions; answered when the markers are on stable storage.
+    WriteMarkers(Vec<MarkerPart>),
+    /// The producers that partitions remember.
+    DescribeProducers(Vec<PartitionId>),
+    /// Ask the coordinator over that partition of an internal topic.
+    Coordinate(PartitionId, coordinator::Request),
+    /// The same, for records within the producer's transaction. The guard is needed if they open it there.
+    CoordinateInTransaction(PartitionId, coordinator::Request, coordinator::Producer, Option<Guard>),
+    /// Give up the records before an offset; answered when the new starts are on stable storage.
+    DeleteRecords(DeleteRecords),
+    /// How large each of the shard's partitions is.
+    LogSizes,
     /// Make the shard's partitions those of this image; answered when they are.
     Apply(Arc<MetadataImage>),
     /// Drain everything to segments, write the clean-stop marker; answered when nothing is left to replay.
@@ -51,6 +68,18 @@ pub enum Reply {
     ListOffsets(Vec<ListedOffset>),
     /// One result for each part, in order.
     EpochEnd(Vec<EpochEnded>),
+    /// One result for each part, in order.
+    VerifyTransactions(Vec<Result<Verification, ErrorCode>>),
+    /// NONE or why not for each part, in order.
+    WriteMarkers(Vec<ErrorCode>),
+    /// One result for each partition, in order.
+    DescribeProducers(Vec<Result<Vec<ActiveProducer>, ErrorCode>>),
+    /// The coordinator's answer.
+    Coordinate(coordinator::Reply),
+    /// One result for each part, in order.
+    DeleteRecords(Vec<DeletedRecords>),
+    /// Each partition and its bytes.
+    LogSizes(Vec<(PartitionId, u64)>),
     /// The image is in force on this shard.
     Apply,
     /// The shard has stopped.
@@ -78,6 +107,49 @@ pub struct ProducePart {
     pub id: PartitionId,
     /// The records field as it came: one v2 batch, if the client is right.
     pub records: Bytes,
+    /// What [`Request::VerifyTransactions`] gave, if the coordinator knows the transaction; the batch that
+    /// opens a transaction in the partition needs it.
+    pub guard: Option<Guard>,
+}
+
+/// Allows one batch to open a transaction, unless a marker came in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Guard(pub u64);
+
+/// A producer that wants to append to a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VerifyTransaction {
+    /// Where to.
+    pub id: PartitionId,
+    /// Who.
+    pub producer_id: i64,
+    /// Its epoch.
+    pub epoch: i16,
+    /// The sequence of the batch's first record.
+    pub first_sequence: i32,
+    /// Whether each of its transactions has an epoch of its own (transactions version 2).
+    pub bumps_epoch: bool,
+}
+
+/// What a partition says of a producer's transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verification {
+    /// It is open: the batch may come.
+    Open,
+    /// The coordinator must be asked first; the batch then comes with this.
+    Ask(Guard),
+}
+
+/// A transaction's end in one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MarkerPart {
+    /// Where.
+    pub id: PartitionId,
+    /// What is written.
+    pub marker: EndTransactionMarker,
+    /// Whether the coordinator raised the producer's epoch for this marker, so that one that is no newer than
+    /// an open transaction's data is late.
+    pub bumped: bool,
 }
 
 /// What became of one partition's batch.
@@ -230,4 +302,29 @@ pub struct EpochEnded {
     pub leader_epoch: i32,
     /// One past its last offset.
     pub end_offset: i64,
+}
+
+/// Give up records.
+#[derive(Debug)]
+pub struct DeleteRecords {
+    /// When to give up waiting for stable storage (REQUEST_TIMED_OUT; the records may be gone all the same).
+    pub deadline: Instant,
+    /// Each partition and the first offset that it shall keep; −1 for its high watermark.
+    pub parts: Vec<(PartitionId, i64)>,
+}
+
+/// What became of one partition's records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeletedRecords {
+    /// NONE, or why nothing was given up.
+    pub error: ErrorCode,
+    /// The partition's first offset from now on; −1 with an error.
+    pub low_watermark: i64,
+}
+
+impl DeletedRecords {
+    /// The answer of a partition that keeps what it has.
+    pub fn refused(error: ErrorCode) -> DeletedRecords {
+        DeletedRecords { error, low_watermark: -1 }
+    }
 }

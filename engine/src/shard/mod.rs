@@ -4,12 +4,17 @@
 //! after another, so that a connection's order is its partitions' order; what must wait for stable storage
 //! waits in the [`purgatory`], not in the loop. [`node`] is what ties the cores of a broker together.
 
+mod coordinator;
+mod delete_records;
 pub mod housekeeping;
+mod identity;
 pub mod message;
 pub mod node;
 pub mod partition;
 pub mod purgatory;
 pub mod quorum;
+mod transactions;
+pub mod verification;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -18,20 +23,22 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::controller::MetadataImage;
 use crate::controller::image::Topic;
-use crate::io::local::Bell;
-use crate::io::{Class, Io};
+use crate::controller::{MetadataImage, Settings};
+use crate::io::local::{self, Bell};
+use crate::io::{Class, Instant, Io};
 use crate::limits::DRAIN_BYTES;
 use crate::log::checkpoint::Checkpoint;
 use crate::log::drain::SharedLog;
+use crate::log::group::EntryKind;
 use crate::log::journal::{DiskFailure, Journal};
 use crate::log::partition_log::LogRecord;
 use crate::log::reader::{self, Found, OpenSegments, TimedOffset, Wanted};
 use crate::log::{Log, PartitionId};
 use crate::protocol::ErrorCode;
-use crate::record::Scratch;
+use crate::record::{Scratch, batches};
 
+use coordinator::Coordinators;
 use message::{
     Await, EpochEnd, EpochEnded, ListOffset, ListedOffset, Produce, Produced, Read, ReadFrom, ReadPart, Reply, Request,
 };
@@ -45,6 +52,12 @@ pub use node::{Core, Message, NodeConfig, StartError, node_mailboxes, start};
 pub struct Shard {
     io: Io,
     data_dir: PathBuf,
+    settings: Arc<Settings>,
+    /// The newest image that has been applied.
+    image: RefCell<Arc<MetadataImage>>,
+    coordinators: Coordinators,
+    /// Requests to other shards.
+    outgoing: Outgoing,
     number: usize,
     shards: usize,
     journal: Journal,
@@ -62,15 +75,23 @@ pub struct Shard {
     checkpoint: RefCell<Option<Checkpoint>>,
     /// Partitions that are gone and that the checkpoint still names.
     removed: RefCell<Vec<PartitionId>>,
+    /// Rings when a log begins later than before, or is gone.
+    started: Bell,
     /// Rings when a drain has ended.
     drained: Bell,
     /// Rings when there may be something to drain or to checkpoint.
     housekeeping: Bell,
-    drains: Cell<usize>,
     disk_full: Cell<bool>,
     stopping: Cell<bool>,
     /// Whether drains and checkpoints are under way.
     keeping_house: Cell<bool>,
+}
+
+/// What this shard asks of others, on its way to the mailbox.
+#[derive(Default)]
+pub(crate) struct Outgoing {
+    queue: RefCell<VecDeque<(usize, Request, local::Sender<Reply>)>>,
+    bell: Bell,
 }
 
 /// Which cached chunks were made durable first: they are the first to go.
@@ -86,6 +107,10 @@ pub struct ShardStart {
     pub io: Io,
     /// The broker's data directory.
     pub data_dir: PathBuf,
+    /// The broker's static settings.
+    pub settings: Arc<Settings>,
+    /// The image that the shard starts from.
+    pub image: Arc<MetadataImage>,
     /// This shard's number, and how many there are.
     pub number: (usize, usize),
     /// The journal, which has begun.
@@ -106,6 +131,10 @@ impl Shard {
         Rc::new(Shard {
             io: start.io,
             data_dir: start.data_dir,
+            settings: start.settings,
+            image: RefCell::new(start.image),
+            coordinators: Coordinators::default(),
+            outgoing: Outgoing::default(),
             number: start.number.0,
             shards: start.number.1,
             journal: start.journal,
@@ -122,9 +151,9 @@ impl Shard {
             cache: RefCell::new(TailCache { order: VecDeque::new(), bytes: 0, budget: start.cache_bytes }),
             checkpoint: RefCell::new(Some(start.checkpoint)),
             removed: RefCell::default(),
+            started: Bell::default(),
             drained: Bell::default(),
             housekeeping: Bell::default(),
-            drains: Cell::new(0),
             disk_full: Cell::new(false),
             stopping: Cell::new(false),
             keeping_house: Cell::new(false),
@@ -141,12 +170,35 @@ impl Shard {
         self.io.spawn(Class::Foreground, async move { shard.purgatory.run(&shard.io).await });
         let shard = self.clone();
         self.io.spawn(Class::Background, async move { shard.keep_house().await });
+        let image = self.image.borrow().clone();
+        self.open_coordinators(&image);
+        let shard = self.clone();
+        self.io.spawn(Class::Foreground, async move { shard.coordinate().await });
+        let shard = self.clone();
+        self.io.spawn(Class::Foreground, async move { shard.send_markers().await });
     }
 
     /// Starts the task that hands durable groups to their partitions.
     pub fn run_settling(self: &Rc<Shard>) {
         let shard = self.clone();
         self.io.spawn(Class::Foreground, async move { shard.settle_durable_groups().await });
+    }
+
+    /// Asks the shard of that number, which may be this one.
+    fn ask(self: &Rc<Shard>, shard: usize, request: Request) -> local::Receiver<Reply> {
+        let (sender, receiver) = local::oneshot();
+        if shard == self.number {
+            self.handle(request, ReplyTo::Local(sender));
+        } else {
+            self.outgoing.queue.borrow_mut().push_back((shard, request, sender));
+            self.outgoing.bell.ring();
+        }
+        receiver
+    }
+
+    /// The next request of this shard to another one.
+    pub(super) async fn next_outgoing(&self) -> (usize, Request, local::Sender<Reply>) {
+        self.outgoing.bell.until(|| self.outgoing.queue.borrow_mut().pop_front()).await
     }
 
     /// Takes a request. Produces are judged in the order of these calls; others are answered when they can be.
@@ -170,6 +222,27 @@ impl Shard {
             Request::EpochEnd(parts) => {
                 reply.send(Reply::EpochEnd(parts.iter().map(|part| self.epoch_end(part)).collect()))
             }
+            Request::VerifyTransactions(parts) => {
+                reply.send(Reply::VerifyTransactions(parts.iter().map(|part| self.verify_transaction(part)).collect()))
+            }
+            Request::WriteMarkers(parts) => {
+                let shard = self.clone();
+                self.io.spawn(Class::Foreground, async move { shard.write_markers(parts, reply).await });
+            }
+            Request::DescribeProducers(ids) => {
+                reply.send(Reply::DescribeProducers(ids.into_iter().map(|id| self.describe_producers(id)).collect()))
+            }
+            Request::Coordinate(id, request) => self.coordinators.request(id, request, None, reply),
+            Request::CoordinateInTransaction(id, request, producer, guard) => {
+                self.coordinators.request(id, request, Some((producer, guard)), reply)
+            }
+            Request::DeleteRecords(wanted) => {
+                let shard = self.clone();
+                self.io.spawn(Class::Foreground, async move {
+                    reply.send(Reply::DeleteRecords(shard.delete_records(wanted).await))
+                });
+            }
+            Request::LogSizes => reply.send(Reply::LogSizes(self.log_sizes())),
             Request::Apply(image) => {
                 self.applies.borrow_mut().push_back((image, reply));
                 self.apply_bell.ring();
@@ -214,14 +287,14 @@ impl Shard {
             Ok(batch) => batch,
             Err(refusal) => return (refusal, None),
         };
-        if !self.journal.has_room(batch.batch.len()) && !self.wait_for_room(batch.batch.len(), produce).await {
+        if !self.journal.has_room(batch.batch.len()) && !self.wait_for_room(batch.batch.len(), produce.deadline).await {
             return (Produced::refused(ErrorCode::RequestTimedOut), None);
         }
         let mut partitions = self.partitions.borrow_mut();
         let Some(partition) = partitions.get_mut(&part.id) else {
             return (Produced::refused(ErrorCode::NotLeaderOrFollower), None);
         };
-        match partition.append(&self.journal, &batch) {
+        match partition.append(&self.journal, &batch, part.guard) {
             Outcome::Answered(result) => (result, None),
             Outcome::Appended(_, result) if produce.acks == 0 || partition.is_relaxed() => (result, None),
             Outcome::Appended(end, result) => (result, Some((part.id, end))),
@@ -229,14 +302,14 @@ impl Shard {
     }
 
     /// Waits until the journal has room; false if the request's time is over, or there is never going to be.
-    async fn wait_for_room(&self, len: usize, produce: &Produce) -> bool {
+    async fn wait_for_room(&self, len: usize, deadline: Instant) -> bool {
         self.housekeeping.ring();
         let room = async {
             self.journal.room(len).await;
             true
         };
         let late = async {
-            self.io.sleep_until(produce.deadline).await;
+            self.io.sleep_until(deadline).await;
             false
         };
         let failed = async {
@@ -254,17 +327,21 @@ impl Shard {
         reply: ReplyTo,
     ) {
         let waiting = ends.iter().map(Option::is_some).collect();
-        let pending = PendingProduce::new(results, waiting, reply, &self.purgatory);
-        let mut partitions = self.partitions.borrow_mut();
+        let pending = PendingProduce::new(results, waiting, reply, &self.purgatory, Reply::Produce);
         for (index, end) in ends.into_iter().enumerate() {
-            let Some((id, end)) = end else { continue };
-            match partitions.get_mut(&id) {
-                Some(partition) if partition.log.borrow().durable_end_offset() >= end => pending.settle(index, None),
-                Some(partition) => partition.wait_durable(end, &pending, index),
-                None => pending.settle(index, Some(ErrorCode::NotLeaderOrFollower)),
+            if let Some((id, end)) = end {
+                self.settle_when_durable(id, end, &pending, index);
             }
         }
         pending.expire_at(produce.deadline);
+    }
+
+    fn settle_when_durable(&self, id: PartitionId, end: i64, pending: &Rc<PendingProduce>, index: usize) {
+        match self.partitions.borrow_mut().get_mut(&id) {
+            Some(partition) if partition.log.borrow().durable_end_offset() >= end => pending.settle(index, None),
+            Some(partition) => partition.wait_durable(end, pending, index),
+            None => pending.settle(index, Some(ErrorCode::NotLeaderOrFollower)),
+        }
     }
 
     /// Hands each durable group to its partitions, for ever.
@@ -279,6 +356,10 @@ impl Shard {
                 let cost = bytes.len().max(share);
                 let mut log = partition.log.borrow_mut();
                 log.on_durable(entry, bytes, durable.file_sequence);
+                if entry.kind == EntryKind::LogStart {
+                    self.started.ring();
+                    continue;
+                }
                 if log.undrained_bytes() >= DRAIN_BYTES {
                     self.housekeeping.ring();
                 }
@@ -290,6 +371,7 @@ impl Shard {
             for id in touched {
                 if let Some(partition) = partitions.get_mut(&id) {
                     partition.on_durable();
+                    self.coordinators.settle(id, partition.log.borrow().durable_end_offset());
                 }
             }
             self.cache.borrow_mut().evict(&partitions);
@@ -302,7 +384,9 @@ impl Shard {
         let pending = PendingAwait::new(reply, wait.deadline, &self.purgatory);
         let mut partitions = self.partitions.borrow_mut();
         for (id, seen_end) in &wait.parts {
-            let waits = partitions.get_mut(id).is_some_and(|partition| partition.wait_news(*seen_end, &pending));
+            let waits = partitions
+                .get_mut(id)
+                .is_some_and(|partition| partition.wait_news(*seen_end, wait.read_committed, &pending));
             if !waits {
                 return pending.answer();
             }
@@ -314,7 +398,7 @@ impl Shard {
         let mut found_any = false;
         let mut parts = Vec::with_capacity(read.parts.len());
         for from in &read.parts {
-            let part = self.read_part(from, left, !found_any).await;
+            let part = self.read_part(from, read.read_committed, left, !found_any).await;
             let bytes: usize = part.records.iter().map(bytes::Bytes::len).sum();
             left = left.saturating_sub(bytes);
             found_any |= bytes > 0;
@@ -323,7 +407,7 @@ impl Shard {
         parts
     }
 
-    async fn read_part(&self, from: &ReadFrom, left: usize, at_least_one: bool) -> ReadPart {
+    async fn read_part(&self, from: &ReadFrom, read_committed: bool, left: usize, at_least_one: bool) -> ReadPart {
         let (frame, log) = {
             let partitions = self.partitions.borrow();
             let Some(partition) = partitions.get(&from.id) else {
@@ -337,11 +421,13 @@ impl Shard {
         if frame.error != ErrorCode::None || frame.diverging_epoch.is_some() {
             return frame;
         }
-        let bound = frame.high_watermark.min(log.borrow().durable_end_offset());
+        let visible = if read_committed { frame.last_stable_offset } else { frame.high_watermark };
+        let bound = visible.min(log.borrow().durable_end_offset());
         let found =
             reader::read(&self.io, &log, &self.opened, from.offset, bound, left.min(from.max_bytes), at_least_one)
                 .await;
         match found {
+            Ok(Found::Batches(records)) if read_committed => self.with_aborted(from, &log, records, frame).await,
             Ok(Found::Batches(records)) => ReadPart { records, ..frame },
             Ok(Found::Damaged) => ReadPart::refused(ErrorCode::CorruptMessage),
             // A segment may go away under a reader: with its topic, or behind the log's start.
@@ -350,6 +436,28 @@ impl Shard {
             }
             Err(error) => {
                 tracing::error!(partition = %from.id, "a read failed: {error}");
+                ReadPart::refused(ErrorCode::KafkaStorageError)
+            }
+        }
+    }
+
+    /// The records with the aborted transactions that a reader must leave out of them.
+    async fn with_aborted(
+        &self,
+        from: &ReadFrom,
+        log: &SharedLog,
+        records: Vec<bytes::Bytes>,
+        frame: ReadPart,
+    ) -> ReadPart {
+        let last = records.last().and_then(|chunk| batches(chunk).map_while(Result::ok).last());
+        let Some(end) = last.map(|batch| batch.last_offset() + 1) else { return frame };
+        match reader::aborted_transactions(&self.io, log, &self.opened, from.offset, end).await {
+            Ok(found) => {
+                let aborted_transactions = found.iter().map(|found| (found.producer_id, found.first_offset)).collect();
+                ReadPart { records, aborted_transactions, ..frame }
+            }
+            Err(error) => {
+                tracing::error!(partition = %from.id, "aborted transactions cannot be read: {error}");
                 ReadPart::refused(ErrorCode::KafkaStorageError)
             }
         }
@@ -372,10 +480,10 @@ impl Shard {
             if error != ErrorCode::None {
                 return unknown(error);
             }
-            if let Some(named) = partition.named_offset(part.timestamp) {
+            if let Some(named) = partition.named_offset(part.timestamp, part.read_committed) {
                 return named;
             }
-            let end = partition.log.borrow().durable_end_offset();
+            let end = partition.visible_end(part.read_committed);
             (partition.log.clone(), end)
         };
         let wanted = if part.timestamp == -3 { Wanted::Greatest } else { Wanted::AtOrAfter(part.timestamp) };
@@ -400,12 +508,14 @@ impl Shard {
     }
 
     /// Applies images in their order, for ever.
-    async fn apply_images(&self) {
+    async fn apply_images(self: &Rc<Shard>) {
         loop {
             let (image, reply) = self.apply_bell.until(|| self.applies.borrow_mut().pop_front()).await;
-            if let Err(error) = self.apply(&image).await {
-                self.failure.set(format!("a change of topics failed on disk: {error}"));
+            match self.apply(&image).await {
+                Ok(()) => self.open_coordinators(&image),
+                Err(error) => self.failure.set(format!("a change of topics failed on disk: {error}")),
             }
+            *self.image.borrow_mut() = image;
             reply.send(Reply::Apply);
         }
     }
@@ -454,8 +564,10 @@ impl Shard {
     async fn remove(&self, id: PartitionId) -> io::Result<()> {
         let Some(mut partition) = self.partitions.borrow_mut().remove(&id) else { return Ok(()) };
         partition.close(ErrorCode::UnknownTopicOrPartition);
+        self.coordinators.close(id);
         let log = partition.log.clone();
         log.borrow_mut().mark_deleted();
+        self.started.ring();
         self.drained.until(|| (!log.borrow().is_draining()).then_some(())).await;
         self.opened.forget(id);
         self.removed.borrow_mut().push(id);

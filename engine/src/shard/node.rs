@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::identity;
 use super::message::{Reply, Request, owner};
 use super::quorum::Quorum;
 use super::{Shard, ShardStart, partition_dir, remove_partition_dir};
@@ -23,6 +24,7 @@ use crate::io::mailbox::{Mailbox, mailboxes};
 use crate::io::{Class, DetachedStream, Io, OpenMode, Stream};
 use crate::limits::{JOURNAL_FILE_STEP, JOURNAL_FILES, largest_batch};
 use crate::log::checkpoint::{self, Checkpoint};
+use crate::log::drain::PARTITION_METADATA;
 use crate::log::journal::{DiskFailure, Journal, JournalConfig, JournalStart, lock};
 use crate::log::recovery::{self, Piece, Recovered, RecoveredJournal, RecoveredLog};
 use crate::log::{Log, PartitionId};
@@ -59,7 +61,7 @@ impl NodeConfig {
 pub struct StartError(pub String);
 
 impl StartError {
-    fn io(what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> StartError {
+    pub(super) fn io(what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> StartError {
         move |error| StartError(format!("{what}: {error}"))
     }
 }
@@ -237,6 +239,16 @@ impl Core {
         }
     }
 
+    /// Sends on what the shard asks of others, for ever.
+    async fn forward(&self, shard: &Shard) {
+        loop {
+            let (to, request, sender) = shard.next_outgoing().await;
+            let token = self.token();
+            self.0.replies.borrow_mut().insert(token, sender);
+            self.send(to, Message::Request(self.0.io.core(), token, request));
+        }
+    }
+
     fn token(&self) -> u64 {
         let token = self.0.next_token.get();
         self.0.next_token.set(token + 1);
@@ -327,7 +339,10 @@ impl Core {
                     let image = ready?;
                     adopted?;
                     *self.0.image.borrow_mut() = image;
-                    self.0.shard.borrow().as_ref().expect("the shard was adopted").run();
+                    let shard = self.0.shard.borrow().clone().expect("the shard was adopted");
+                    shard.run();
+                    let core = self.clone();
+                    self.0.io.spawn(Class::Foreground, async move { core.forward(&shard).await });
                     requests.into_iter().chain(early).for_each(|message| self.receive(message));
                     return Ok(());
                 }
@@ -379,6 +394,8 @@ impl Core {
         let shard = Shard::new(ShardStart {
             io: io.clone(),
             data_dir: config.data_dir.clone(),
+            settings: config.settings.clone(),
+            image: start.image.clone(),
             number: (io.core(), config.shards),
             journal: journal.clone(),
             failure: self.0.failure.clone(),
@@ -513,6 +530,7 @@ impl Core {
         let (io, config) = (&self.0.io, &self.0.config);
         let data_dir = &config.data_dir;
         let lock_file = claim(io, data_dir).await?;
+        identity::claim_for(&lock_file, data_dir, config.node_id).await?;
         refuse_lost_metadata(io, data_dir).await?;
         let quorum = Quorum::open(io.clone(), data_dir, config.settings.clone())
             .await
@@ -558,6 +576,7 @@ impl Core {
         for entry in io.read_dir(data_dir).await? {
             let is_partition = entry.is_dir && !entry.name.starts_with('@') && looks_like_partition(&entry.name);
             if is_partition && known.binary_search(&entry.name).is_err() {
+                self.refuse_lost_journal(&data_dir.join(&entry.name), recovered, image).await?;
                 tracing::info!(directory = entry.name, "removing a directory that no topic owns");
                 let doomed = format!("@doomed-{}", entry.name);
                 remove_partition_dir(io, data_dir, &data_dir.join(&entry.name), &doomed).await?;
@@ -570,6 +589,18 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// A partition that the metadata knows and that has a directory is known to a checkpoint or to a journal, or
+    /// these are lost: then what the directory holds is not removed.
+    async fn refuse_lost_journal(&self, dir: &Path, recovered: &Recovered, image: &MetadataImage) -> io::Result<()> {
+        let Some(id) = partition_of(&self.0.io, dir).await? else { return Ok(()) };
+        if !has_partition(image, id) || recovered.logs.contains_key(&id) {
+            return Ok(());
+        }
+        let what = "holds records, but no journal or checkpoint in @journal knows of it; restore @journal, or move the \
+                    directory away if its records may be lost";
+        Err(io::Error::new(io::ErrorKind::InvalidData, format!("{} {what}", dir.display())))
     }
 
     /// Gives each shard its logs, and waits until all have taken them over; then old files are given up.
@@ -656,8 +687,10 @@ impl Core {
 async fn refuse_lost_metadata(io: &Io, data_dir: &Path) -> Result<(), StartError> {
     let entries = io.read_dir(data_dir).await.map_err(StartError::io(data_dir.display()))?;
     let has = |name: &str| entries.iter().any(|entry| entry.name == name);
-    if has("@journal") && !has(super::quorum::METADATA_DIRECTORY) {
-        let what = "holds journals but no metadata log; restore @metadata, or move the directory away to begin anew";
+    let holds_records =
+        has("@journal") || entries.iter().any(|entry| entry.is_dir && looks_like_partition(&entry.name));
+    if holds_records && !has(super::quorum::METADATA_DIRECTORY) {
+        let what = "holds records but no metadata log; restore @metadata, or move the directory away to begin anew";
         return Err(StartError(format!("the data directory {} {what}", data_dir.display())));
     }
     Ok(())
@@ -665,6 +698,22 @@ async fn refuse_lost_metadata(io: &Io, data_dir: &Path) -> Result<(), StartError
 
 fn has_partition(image: &MetadataImage, id: PartitionId) -> bool {
     image.topics.get(&id.topic_id).is_some_and(|topic| (id.partition as usize) < topic.partitions.len())
+}
+
+/// The partition that a directory says it belongs to; `None` if it does not say, or holds no records.
+async fn partition_of(io: &Io, dir: &Path) -> io::Result<Option<PartitionId>> {
+    let files = io.read_dir(dir).await?;
+    let has_records = files.iter().any(|file| file.name.ends_with(".log"));
+    let number = dir.file_name().and_then(|name| name.to_str()?.rsplit_once('-')?.1.parse().ok());
+    let (true, Some(partition)) = (has_records && files.iter().any(|file| file.name == PARTITION_METADATA), number)
+    else {
+        return Ok(None);
+    };
+    let file = io.open(&dir.join(PARTITION_METADATA), OpenMode::Read).await?;
+    let text = file.read_at(0, crate::io::buffer::BLOCK).await?;
+    let topic_id =
+        String::from_utf8_lossy(&text).lines().find_map(|line| line.strip_prefix("topic_id: ")?.parse().ok());
+    Ok(topic_id.map(|topic_id| PartitionId { topic_id, partition }))
 }
 
 /// `<topic>-<partition>`, or `<topic id>-<partition>-delete`.

@@ -1,23 +1,28 @@
 //! A partition on the core that owns it: its log, its leader's state, and who waits for it.
 //!
 //! This is where the log, which knows no clients, meets what a client may be told. Invariant: nothing at or
-//! behind the high watermark is shown, and the high watermark never passes the durable end.
+//! behind the high watermark is shown, and the high watermark never passes the durable end; a reader of
+//! committed records is shown nothing at or behind the last stable offset.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::message::{EpochEnded, ListedOffset, ProducePart, Produced, ReadPart};
+use super::message::{
+    EpochEnded, Guard, ListedOffset, MarkerPart, ProducePart, Produced, ReadPart, Verification, VerifyTransaction,
+};
 use super::purgatory::{PendingAwait, PendingProduce};
+use super::verification::Verifications;
 use crate::controller::TopicConfig;
 use crate::controller::image::{PartitionState, Topic};
 use crate::log::Log;
 use crate::log::drain::SharedLog;
 use crate::log::journal::Journal;
 use crate::log::partition_log::LogConfig;
-use crate::log::producer_state::SequenceCheck;
+use crate::log::producer_state::{Incoming, SequenceCheck};
 use crate::protocol::ErrorCode;
-use crate::record::batch::BatchView;
+use crate::record::batch::{BatchView, NO_SEQUENCE};
+use crate::record::control::end_transaction_marker;
 use crate::record::validate::{Append, Origin, Rejected};
 use crate::record::{Codec, Scratch, TimestampType, TopicRules, Validated, validate};
 
@@ -30,9 +35,13 @@ pub struct Partition {
     leader_epoch: i32,
     rules: TopicRules,
     relaxed: bool,
+    /// Whether records may be deleted at all (`cleanup.policy`).
+    deletes: bool,
     /// Produces by the end offset that must be durable, in offset order but for duplicates.
     produces: VecDeque<(i64, Rc<PendingProduce>, usize)>,
-    readers: Vec<(i64, Rc<PendingAwait>)>,
+    /// Readers, the end that each has seen, and whether it reads committed records alone.
+    readers: Vec<(i64, bool, Rc<PendingAwait>)>,
+    verifications: Verifications,
 }
 
 /// A batch that has been judged.
@@ -72,8 +81,10 @@ impl Partition {
             leader_epoch: -1,
             rules: TopicRules::default(),
             relaxed: false,
+            deletes: true,
             produces: VecDeque::new(),
             readers: Vec::new(),
+            verifications: Verifications::default(),
         };
         let index = partition.log.borrow().id.partition;
         partition.apply(topic, &topic.partitions[index as usize], largest_batch);
@@ -85,6 +96,7 @@ impl Partition {
         let config = &topic.effective;
         self.rules = rules(config, largest_batch);
         self.relaxed = config.durability_relaxed;
+        self.deletes = config.delete;
         let mut log = self.log.borrow_mut();
         log.configure(LogConfig { segment_bytes: config.segment_bytes.max(1) as u64, segment_ms: config.segment_ms });
         if state.leader_epoch > self.leader_epoch {
@@ -100,9 +112,28 @@ impl Partition {
         if planted!(HighWatermarkIsLogEnd) { log.log_end_offset() } else { log.durable_end_offset() }
     }
 
+    /// One past the last offset that a reader may see: the last stable offset for those of committed records.
+    pub fn visible_end(&self, read_committed: bool) -> i64 {
+        if read_committed { self.log.borrow().last_stable_offset() } else { self.high_watermark() }
+    }
+
     /// Whether producers are answered before the flush.
     pub fn is_relaxed(&self) -> bool {
         self.relaxed
+    }
+
+    /// The offset that the log shall begin at when a client wants it to begin at `offset`, −1 for the high
+    /// watermark.
+    ///
+    /// # Errors
+    /// POLICY_VIOLATION where nothing is deleted, OFFSET_OUT_OF_RANGE for what no consumer could have read.
+    pub fn start_to_be(&self, offset: i64) -> Result<i64, ErrorCode> {
+        if !self.deletes {
+            return Err(ErrorCode::PolicyViolation);
+        }
+        let high_watermark = self.high_watermark();
+        let offset = if offset == -1 { high_watermark } else { offset };
+        (0..=high_watermark).contains(&offset).then_some(offset).ok_or(ErrorCode::OffsetOutOfRange)
     }
 
     /// NONE, or why a client that believes in `epoch` is turned away (KIP-320).
@@ -146,8 +177,64 @@ impl Partition {
         }
     }
 
-    /// Judges the producer's sequence and appends. The journal has room.
-    pub fn append(&mut self, journal: &Journal, batch: &Validated<'_>) -> Outcome {
+    /// Whether the producer's transaction is open here, or the guard that its first batch needs.
+    pub fn verify_transaction(&mut self, wanted: &VerifyTransaction) -> Verification {
+        match self.log.borrow_mut().producers().has_open_transaction(wanted.producer_id, wanted.epoch) {
+            true => Verification::Open,
+            false => Verification::Ask(self.verifications.begin(wanted)),
+        }
+    }
+
+    /// Whether the producer may open a transaction with this batch, or go on with one.
+    fn check_transaction(&self, log: &mut Log, batch: &Incoming, guard: Option<Guard>) -> Result<(), ErrorCode> {
+        let producers = log.producers();
+        if !batch.transactional || producers.has_open_transaction(batch.producer_id, batch.epoch) {
+            return Ok(());
+        }
+        let known = producers.knows(batch.producer_id);
+        if !known && producers.is_full_of_transactions() {
+            return Err(ErrorCode::ThrottlingQuotaExceeded);
+        }
+        self.verifications.check(batch.producer_id, batch.first_sequence, guard, known)
+    }
+
+    /// Whether a coordinator may append records in the producer's transaction.
+    ///
+    /// # Errors
+    /// INVALID_PRODUCER_EPOCH, or INVALID_TXN_STATE if the transaction is not open here and the guard is void.
+    pub fn check_own(&mut self, producer_id: i64, epoch: i16, guard: Option<Guard>) -> Result<(), ErrorCode> {
+        let (first_sequence, last_sequence) = (NO_SEQUENCE, NO_SEQUENCE);
+        let incoming = Incoming { producer_id, epoch, first_sequence, last_sequence, transactional: true };
+        let mut log = self.log.borrow_mut();
+        match log.producers().check(&incoming) {
+            SequenceCheck::Reject(error) => Err(error),
+            SequenceCheck::Append | SequenceCheck::Duplicate(_) => self.check_transaction(&mut log, &incoming, guard),
+        }
+    }
+
+    /// The epoch of its leader.
+    pub fn leader_epoch(&self) -> i32 {
+        self.leader_epoch
+    }
+
+    /// Ends a transaction: gives the offset that must be durable. The journal has room.
+    ///
+    /// # Errors
+    /// INVALID_PRODUCER_EPOCH, TRANSACTION_COORDINATOR_FENCED or KAFKA_STORAGE_ERROR.
+    pub fn append_marker(&mut self, journal: &Journal, part: &MarkerPart, now_ms: i64) -> Result<i64, ErrorCode> {
+        let mut log = self.log.borrow_mut();
+        if log.is_suspended() {
+            return Err(ErrorCode::KafkaStorageError);
+        }
+        log.producers().check_marker(&part.marker, part.bumped)?;
+        self.verifications.end(part.marker.producer_id);
+        let bytes = end_transaction_marker(&part.marker, now_ms);
+        let view = BatchView::parse(&bytes).expect("a marker parses");
+        Ok(log.append(journal, &view, self.leader_epoch).end_offset)
+    }
+
+    /// Judges the producer's sequence and transaction and appends. The journal has room.
+    pub fn append(&mut self, journal: &Journal, batch: &Validated<'_>, guard: Option<Guard>) -> Outcome {
         let mut log = self.log.borrow_mut();
         let log_start_offset = log.log_start_offset();
         let done = |base_offset, log_append_time_ms| Produced {
@@ -159,11 +246,21 @@ impl Partition {
             error_message: None,
         };
         if let Some(producer) = &batch.producer {
-            match log.producers().check(producer.id, producer.epoch, producer.base_sequence, producer.last_sequence) {
-                SequenceCheck::Append => {}
-                SequenceCheck::Reject(error) => {
-                    return Outcome::Answered(Produced { log_start_offset, ..Produced::refused(error) });
+            let incoming = Incoming {
+                producer_id: producer.id,
+                epoch: producer.epoch,
+                first_sequence: producer.base_sequence,
+                last_sequence: producer.last_sequence,
+                transactional: batch.is_transactional,
+            };
+            let refused = |error| Outcome::Answered(Produced { log_start_offset, ..Produced::refused(error) });
+            match log.producers().check(&incoming) {
+                SequenceCheck::Append => {
+                    if let Err(error) = self.check_transaction(&mut log, &incoming, guard) {
+                        return refused(error);
+                    }
                 }
+                SequenceCheck::Reject(error) => return refused(error),
                 SequenceCheck::Duplicate(original) => {
                     // Kafka gives a duplicate's timestamp also where records keep their own time.
                     let answer = done(original.base_offset, original.timestamp);
@@ -178,7 +275,19 @@ impl Partition {
         }
         let view = BatchView::parse(&batch.batch).expect("a validated batch parses");
         let appended = log.append(journal, &view, self.leader_epoch);
+        if batch.is_transactional {
+            self.verifications.end(view.producer_id());
+        }
         Outcome::Appended(appended.end_offset, done(appended.base_offset, batch.log_append_time_ms.unwrap_or(-1)))
+    }
+
+    /// Appends a batch that this broker itself made. The journal has room.
+    pub fn append_own(&mut self, journal: &Journal, batch: &[u8]) {
+        let view = BatchView::parse(batch).expect("the broker's own batches parse");
+        if view.attributes().is_transactional() {
+            self.verifications.end(view.producer_id());
+        }
+        self.log.borrow_mut().append(journal, &view, self.leader_epoch);
     }
 
     /// Answers the part when the durable end has reached `end_offset`.
@@ -188,12 +297,12 @@ impl Partition {
     }
 
     /// Answers the reader when there is something at or behind `seen_end`; false if there is already.
-    pub fn wait_news(&mut self, seen_end: i64, pending: &Rc<PendingAwait>) -> bool {
-        if self.high_watermark() > seen_end {
+    pub fn wait_news(&mut self, seen_end: i64, read_committed: bool, pending: &Rc<PendingAwait>) -> bool {
+        if self.visible_end(read_committed) > seen_end {
             return false;
         }
-        self.readers.retain(|(_, reader)| !reader.is_answered());
-        self.readers.push((seen_end, pending.clone()));
+        self.readers.retain(|(_, _, reader)| !reader.is_answered());
+        self.readers.push((seen_end, read_committed, pending.clone()));
         true
     }
 
@@ -204,8 +313,9 @@ impl Partition {
             let (_, pending, part) = self.produces.pop_front().expect("there is a front");
             pending.settle(part, None);
         }
-        let visible = self.high_watermark();
-        self.readers.retain(|(seen, reader)| {
+        let (high_watermark, last_stable_offset) = (self.visible_end(false), self.visible_end(true));
+        self.readers.retain(|(seen, read_committed, reader)| {
+            let visible = if *read_committed { last_stable_offset } else { high_watermark };
             if visible > *seen {
                 reader.answer();
             }
@@ -216,7 +326,7 @@ impl Partition {
     /// The partition leaves this core: who waits is told to look elsewhere.
     pub fn close(&mut self, error: ErrorCode) {
         self.produces.drain(..).for_each(|(_, pending, part)| pending.settle(part, Some(error)));
-        self.readers.drain(..).for_each(|(_, reader)| reader.answer());
+        self.readers.drain(..).for_each(|(_, _, reader)| reader.answer());
     }
 
     /// The frame of a read's answer: the ends, and whether `offset` can be read (Kafka's checks, in order).
@@ -229,7 +339,7 @@ impl Partition {
         let mut log = self.log.borrow_mut();
         let frame = ReadPart {
             high_watermark,
-            last_stable_offset: high_watermark,
+            last_stable_offset: log.last_stable_offset().min(high_watermark),
             log_start_offset: log.log_start_offset(),
             ..ReadPart::refused(ErrorCode::None)
         };
@@ -261,10 +371,10 @@ impl Partition {
         EpochEnded { error, leader_epoch, end_offset }
     }
 
-    /// An offset by name: −1 latest, −2 earliest, −4 earliest local, −5 latest tiered. `None` for a time.
-    pub fn named_offset(&self, timestamp: i64) -> Option<ListedOffset> {
+    /// An offset by name: −1 latest that is visible, −2 earliest, −4 earliest local, −5 latest tiered. `None` for a time.
+    pub fn named_offset(&self, timestamp: i64, read_committed: bool) -> Option<ListedOffset> {
         let offset = match timestamp {
-            -1 => self.high_watermark(),
+            -1 => self.visible_end(read_committed),
             -2 | -4 => self.log.borrow().log_start_offset(),
             -5 => -1,
             _ => return None,

@@ -1,4 +1,4 @@
-//! Requests that wait: a produce for stable storage, a reader for news; each until its deadline.
+//! Requests that wait: a produce or a marker for stable storage, a reader for news; each until its deadline.
 //!
 //! Invariant: each is answered exactly once, by what it waits for, by its deadline, or by its partition's
 //! end. It knows no logs: partitions say what has happened.
@@ -19,6 +19,8 @@ pub struct PendingProduce {
     /// Which parts still wait.
     waiting: RefCell<Vec<bool>>,
     remaining: Cell<usize>,
+    /// Makes the answer of the results.
+    answer: fn(Vec<Produced>) -> Reply,
     waiter: Waiter,
 }
 
@@ -47,12 +49,14 @@ impl Waiter {
 }
 
 impl PendingProduce {
-    /// The results as they are if all goes well; `waiting` says which parts wait. Answers at once if none does.
+    /// The results as they are if all goes well; `waiting` says which parts wait, `answer` what becomes of the
+    /// results. Answers at once if none waits.
     pub fn new(
         results: Vec<Produced>,
         waiting: Vec<bool>,
         reply: ReplyTo,
         purgatory: &Rc<Purgatory>,
+        answer: fn(Vec<Produced>) -> Reply,
     ) -> Rc<PendingProduce> {
         let remaining = waiting.iter().filter(|waits| **waits).count();
         let (results, waiting) = (RefCell::new(results), RefCell::new(waiting));
@@ -60,6 +64,7 @@ impl PendingProduce {
             results,
             waiting,
             remaining: Cell::new(remaining),
+            answer,
             waiter: Waiter::new(reply, purgatory),
         });
         pending.answer_if_settled();
@@ -90,7 +95,7 @@ impl PendingProduce {
         if self.remaining.get() == 0
             && let Some(reply) = self.waiter.take()
         {
-            reply.send(Reply::Produce(self.results.take()));
+            reply.send((self.answer)(self.results.take()));
         }
     }
 

@@ -1,5 +1,7 @@
 //! ApiVersions: what is served; and SaslHandshake, which without SASL is only refused.
 
+use engine::controller::features::{self, FEATURES, Feature};
+use engine::controller::image::MetadataImage;
 use engine::protocol::messages::api_versions::{
     ApiVersion, ApiVersionsRequest, ApiVersionsResponse, FinalizedFeatureKey, SupportedFeatureKey,
 };
@@ -8,20 +10,6 @@ use engine::protocol::{ApiKey, ErrorCode, Str};
 
 use crate::broker::Broker;
 use crate::dispatch::{Answer, Call, Refusal, SERVED};
-
-/// A feature of the cluster and its levels; it stands here once its APIs are served.
-struct Feature {
-    name: &'static str,
-    supported: (i16, i16),
-    /// The level in force; 0 is not told.
-    finalized: i16,
-}
-
-const FEATURES: [Feature; 2] = [
-    Feature { name: "kraft.version", supported: (0, 1), finalized: 1 },
-    // 7 is 3.3-IV3, 27 is 4.1-IV1.
-    Feature { name: "metadata.version", supported: (7, 27), finalized: 27 },
-];
 
 /// From this version on a feature may be supported from level 0 (KAFKA-17011): older clients take that for an
 /// error.
@@ -43,11 +31,12 @@ pub fn api_versions(broker: &Broker, call: &Call) -> Result<Answer, Refusal> {
         let error_code = ErrorCode::InvalidRequest.code();
         return call.answer(&ApiVersionsResponse { error_code, ..Default::default() });
     }
+    let image = broker.image();
     call.answer(&ApiVersionsResponse {
         api_keys: SERVED.iter().copied().map(listed).collect(),
         supported_features: supported_features(call.version),
-        finalized_features_epoch: broker.image().offset.max(0),
-        finalized_features: finalized_features(),
+        finalized_features_epoch: image.offset.max(0),
+        finalized_features: finalized_features(&image),
         ..Default::default()
     })
 }
@@ -58,22 +47,24 @@ fn listed(api: ApiKey) -> ApiVersion {
 }
 
 fn supported_features(version: i16) -> Vec<SupportedFeatureKey<'static>> {
-    let told = FEATURES.iter().filter(|feature| version >= TELLS_LEVEL_ZERO || feature.supported.0 > 0);
-    let key = |feature: &Feature| {
-        let (min_version, max_version) = feature.supported;
-        SupportedFeatureKey { name: Str::Borrowed(feature.name), min_version, max_version }
+    let told = FEATURES.iter().filter(|feature| version >= TELLS_LEVEL_ZERO || feature.min > 0);
+    let key = |feature: &Feature| SupportedFeatureKey {
+        name: Str::Borrowed(feature.name),
+        min_version: feature.min,
+        max_version: feature.max,
     };
     told.map(key).collect()
 }
 
-fn finalized_features() -> Vec<FinalizedFeatureKey<'static>> {
-    let told = FEATURES.iter().filter(|feature| feature.finalized > 0);
-    let key = |feature: &Feature| FinalizedFeatureKey {
-        name: Str::Borrowed(feature.name),
-        max_version_level: feature.finalized,
-        min_version_level: feature.finalized,
+/// Level 0 is not told.
+fn finalized_features(image: &MetadataImage) -> Vec<FinalizedFeatureKey<'static>> {
+    let levels = FEATURES.iter().map(|feature| (feature.name, features::level(image, feature.name)));
+    let key = |(name, level)| FinalizedFeatureKey {
+        name: Str::Borrowed(name),
+        max_version_level: level,
+        min_version_level: level,
     };
-    told.map(key).collect()
+    levels.filter(|(_, level)| *level > 0).map(key).collect()
 }
 
 /// Letters and digits, with `-` and `.` between them (KIP-511).
@@ -111,6 +102,6 @@ mod tests {
         assert!(SERVED.is_sorted());
         let names = |version| supported_features(version).iter().map(|key| key.name.clone()).collect::<Vec<_>>();
         assert_eq!(names(3), ["metadata.version"]);
-        assert_eq!(names(4), ["kraft.version", "metadata.version"]);
+        assert_eq!(names(4), ["group.version", "kraft.version", "metadata.version", "transaction.version"]);
     }
 }

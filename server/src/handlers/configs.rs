@@ -1,4 +1,4 @@
-//! DescribeConfigs, AlterConfigs and IncrementalAlterConfigs.
+//! DescribeConfigs, AlterConfigs, IncrementalAlterConfigs and ListConfigResources.
 
 use std::rc::Rc;
 
@@ -9,9 +9,14 @@ use engine::protocol::messages::describe_configs::{
     DescribeConfigsRequest, DescribeConfigsResource, DescribeConfigsResourceResult, DescribeConfigsResponse,
     DescribeConfigsResult, DescribeConfigsSynonym,
 };
+use engine::protocol::messages::list_config_resources::{
+    ConfigResource as ListedResource, ListConfigResourcesRequest, ListConfigResourcesResponse,
+};
 use engine::protocol::messages::{alter_configs, incremental_alter_configs};
 use engine::protocol::{ErrorCode, Str};
 
+use super::outcome;
+use crate::authorizer::{Operation, Resource, authorize, sentence};
 use crate::broker::Broker;
 use crate::dispatch::{Answer, Call, Refusal};
 
@@ -25,7 +30,8 @@ pub fn describe(broker: &Broker, call: &Call) -> Result<Answer, Refusal> {
     let mut described = Vec::with_capacity(request.resources.len());
     for asked in &request.resources {
         let resource = ConfigResource::from_wire(asked.resource_type, asked.resource_name.to_string());
-        described.push(describe_resource(&image, broker.settings(), &resource));
+        let allowed = may(broker, call, Operation::DescribeConfigs, &resource);
+        described.push(allowed.and_then(|()| describe_resource(&image, broker.settings(), &resource)));
     }
     let results = request.resources.iter().zip(&described).map(|(asked, described)| {
         let mut result = DescribeConfigsResult {
@@ -88,10 +94,10 @@ pub async fn alter(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> 
     });
     let asked =
         ControllerRequest::AlterConfigs { resources: resources.collect(), validate_only: request.validate_only };
-    let altered = change(broker, asked).await?;
+    let altered = change(broker, call, asked).await?;
     let responses = altered.iter().map(|(resource, result)| {
         let (resource_type, name) = resource.to_wire();
-        let (error_code, error_message) = error_of(result);
+        let (error_code, error_message) = outcome(result);
         let resource_name = Str::Borrowed(name);
         alter_configs::AlterConfigsResourceResponse { error_code, error_message, resource_type, resource_name }
     });
@@ -116,10 +122,10 @@ pub async fn incremental_alter(broker: &Rc<Broker>, call: &Call) -> Result<Answe
         resources: resources.collect(),
         validate_only: request.validate_only,
     };
-    let altered = change(broker, asked).await?;
+    let altered = change(broker, call, asked).await?;
     let responses = altered.iter().map(|(resource, result)| {
         let (resource_type, name) = resource.to_wire();
-        let (error_code, error_message) = error_of(result);
+        let (error_code, error_message) = outcome(result);
         let resource_name = Str::Borrowed(name);
         incremental_alter_configs::AlterConfigsResourceResponse {
             error_code,
@@ -134,19 +140,81 @@ pub async fn incremental_alter(broker: &Rc<Broker>, call: &Call) -> Result<Answe
     })
 }
 
-async fn change(
-    broker: &Broker,
-    asked: ControllerRequest,
-) -> Result<Vec<(ConfigResource, Result<(), Refused>)>, Refusal> {
-    let Some(ControllerReply::AlterConfigs(altered)) = broker.core.controller(asked).await else {
+type Altered = Vec<(ConfigResource, Result<(), Refused>)>;
+
+/// Has what the client may change changed; the rest is refused.
+async fn change(broker: &Broker, call: &Call, mut asked: ControllerRequest) -> Result<Altered, Refusal> {
+    let mut refused: Altered = Vec::new();
+    let mut check = |resource: &ConfigResource| match may(broker, call, Operation::AlterConfigs, resource) {
+        Ok(()) => true,
+        Err(why) => {
+            refused.push((resource.clone(), Err(why)));
+            false
+        }
+    };
+    match &mut asked {
+        ControllerRequest::AlterConfigs { resources, .. } => resources.retain(|(resource, _)| check(resource)),
+        ControllerRequest::IncrementalAlterConfigs { resources, .. } => {
+            resources.retain(|(resource, _)| check(resource));
+        }
+        _ => unreachable!("only configs are changed here"),
+    }
+    let Some(ControllerReply::AlterConfigs(mut altered)) = broker.core.controller(asked).await else {
         return Err(Refusal::Stopping);
     };
+    altered.extend(refused);
     Ok(altered)
 }
 
-fn error_of(result: &Result<(), Refused>) -> (i16, Option<Str<'_>>) {
-    match result {
-        Ok(()) => (ErrorCode::None.code(), None),
-        Err(refused) => (refused.error.code(), refused.message.as_deref().map(Str::Borrowed)),
+/// A topic's and a group's configs are its own matter, all others the cluster's.
+fn may(broker: &Broker, call: &Call, operation: Operation, resource: &ConfigResource) -> Result<(), Refused> {
+    let resource = match resource {
+        ConfigResource::Topic(name) => Resource::Topic(name),
+        ConfigResource::Group(name) => Resource::Group(name),
+        _ => Resource::Cluster,
+    };
+    authorize(broker, call, operation, resource).map_err(|error| Refused::new(error, sentence(error)))
+}
+
+/// From this version on kinds can be named; before it, subscriptions to metrics are meant.
+const NAMES_KINDS: i16 = 1;
+/// The kinds that can be listed, in the order of the answer: groups, metrics, loggers, brokers, topics.
+const LISTED_KINDS: [i8; 5] = [32, 16, 8, 4, 2];
+/// Subscriptions to metrics.
+const CLIENT_METRICS: i8 = 16;
+
+/// Lists what has configs.
+///
+/// # Errors
+/// If the request cannot be read.
+pub fn list_resources(broker: &Broker, call: &Call) -> Result<Answer, Refusal> {
+    let request: ListConfigResourcesRequest = call.decode()?;
+    let wanted = match &request.resource_types[..] {
+        _ if call.version < NAMES_KINDS => vec![CLIENT_METRICS],
+        [] => LISTED_KINDS.to_vec(),
+        named => LISTED_KINDS.into_iter().filter(|kind| named.contains(kind)).collect(),
+    };
+    let is_unknown = request.resource_types.iter().any(|kind| !LISTED_KINDS.contains(kind));
+    let allowed = authorize(broker, call, Operation::DescribeConfigs, Resource::Cluster);
+    let allowed = allowed.and(if is_unknown { Err(ErrorCode::UnsupportedVersion) } else { Ok(()) });
+    if let Err(error) = allowed {
+        let error_code = error.code();
+        return call.answer(&ListConfigResourcesResponse { error_code, ..Default::default() });
     }
+    let image = broker.image();
+    let node_id = broker.node_id().to_string();
+    let mut config_resources = Vec::new();
+    for resource_type in wanted {
+        let names: Vec<&str> = match resource_type {
+            2 => image.names.keys().map(String::as_str).collect(),
+            4 | 8 => vec![&node_id],
+            kind => {
+                let set = image.resource_configs.keys().filter(|(other, _)| *other as i8 == kind);
+                set.map(|(_, name)| name.as_str()).collect()
+            }
+        };
+        let resource = |name| ListedResource { resource_name: Str::Borrowed(name), resource_type };
+        config_resources.extend(names.into_iter().map(resource));
+    }
+    call.answer(&ListConfigResourcesResponse { config_resources, ..Default::default() })
 }

@@ -28,10 +28,12 @@ use engine::shard::message::{Await, PartitionId, Read, ReadFrom, ReadPart, Reply
 use futures_lite::future;
 
 use super::route::{self, Fan, Group, Leaders};
+use crate::authorizer::{Operation, Resource, authorize};
 use crate::broker::Broker;
 use crate::budget::Reservation;
 use crate::connection::Connection;
 use crate::dispatch::{Answer, Call, Refusal};
+use crate::quota::Kind;
 
 /// From this version on topics are named by id.
 const BY_ID: i16 = 13;
@@ -44,7 +46,7 @@ const LEAST_BYTES: usize = 1 << 20;
 ///
 /// # Errors
 /// What closes the connection.
-pub async fn answer(broker: &Rc<Broker>, connection: &Connection, call: Call) -> Result<Answer, Refusal> {
+pub async fn answer(broker: &Rc<Broker>, connection: &Connection, call: &Call) -> Result<Answer, Refusal> {
     let request: FetchRequest<'_> = call.decode()?;
     let now = broker.io().now();
     let begun = broker.fetch_sessions.borrow_mut().begin(now, opening(&request, call.version));
@@ -52,7 +54,7 @@ pub async fn answer(broker: &Rc<Broker>, connection: &Connection, call: Call) ->
         Ok(fetch) => fetch,
         Err(error) => return call.answer(&FetchResponse { error_code: error.code(), ..Default::default() }),
     };
-    let mut gathering = Gathering::new(broker, &request, &fetch);
+    let mut gathering = Gathering::new(broker, call, &request, &fetch);
     gathering.read_all().await?;
     let until = now + Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
     future::or(gathering.wait_until(until), async {
@@ -61,6 +63,11 @@ pub async fn answer(broker: &Rc<Broker>, connection: &Connection, call: Call) ->
     })
     .await?;
     gathering.cut_to_size();
+    let (throttle, may_show) = within_quota(call, gathering.bytes());
+    call.throttle(throttle);
+    if !may_show {
+        gathering.let_go();
+    }
 
     let shown: Vec<Shown> = gathering.parts.iter().map(Part::shown).collect();
     let told = broker.fetch_sessions.borrow_mut().finish(broker.io().now(), &fetch, &shown, || session_id(broker));
@@ -74,6 +81,24 @@ pub async fn answer(broker: &Rc<Broker>, connection: &Connection, call: Call) ->
     };
     let answer = call.answer(&response)?;
     Ok(Answer { held: Some(gathering.held), ..answer })
+}
+
+/// Counts the bytes of an answer: how long the client shall be silent, and whether it may have them now. If
+/// not, they are not counted, and are read again when it may.
+fn within_quota(call: &Call, bytes: usize) -> (Duration, bool) {
+    let (client, client_id) = (&call.client, call.client_id());
+    let Some(most) = client.quotas.most_fetched(client, client_id) else { return (Duration::ZERO, true) };
+    let before = client.quotas.record(client, client_id, Kind::Fetch, 0.0);
+    if !before.is_zero() {
+        return (before, bytes == 0);
+    }
+    let throttle = client.quotas.record(client, client_id, Kind::Fetch, bytes as f64);
+    // A single batch larger than all windows hold would otherwise never be within the bound.
+    if throttle.is_zero() || bytes > most {
+        return (throttle, true);
+    }
+    client.quotas.unrecord(client, client_id, Kind::Fetch, bytes as f64);
+    (throttle, false)
 }
 
 /// A session id that no other core gives: a client that comes back on another core must not find there the
@@ -147,12 +172,12 @@ struct Gathering<'a> {
 }
 
 impl<'a> Gathering<'a> {
-    fn new(broker: &'a Broker, request: &FetchRequest<'_>, fetch: &fetch_session::Fetch) -> Gathering<'a> {
+    fn new(broker: &'a Broker, call: &Call, request: &FetchRequest<'_>, fetch: &fetch_session::Fetch) -> Gathering<'a> {
         let image = broker.image();
         let mut fan = Fan::new(broker);
         let mut parts = Vec::with_capacity(fetch.wanted.len());
         for (key, wanted) in &fetch.wanted {
-            let id = find(broker, &image, key);
+            let id = find(broker, call, &image, key);
             if let Ok(id) = id {
                 fan.add(id, parts.len(), read_from(id, wanted));
             }
@@ -160,6 +185,9 @@ impl<'a> Gathering<'a> {
         }
         let groups = fan.into_groups();
         let max_bytes = usize::try_from(request.max_bytes).unwrap_or(0).min(broker.limits.fetch_bytes);
+        // More than the quota's windows hold could never be within it.
+        let most = call.client.quotas.most_fetched(&call.client, call.client_id()).unwrap_or(usize::MAX);
+        let max_bytes = max_bytes.min(most);
         let min_bytes = usize::try_from(request.min_bytes).unwrap_or(0).min(max_bytes);
         let news = groups.iter().map(|_| None).collect();
         Gathering {
@@ -276,6 +304,12 @@ impl<'a> Gathering<'a> {
         self.hold_what_is_there();
     }
 
+    /// Shows no records after all.
+    fn let_go(&mut self) {
+        self.parts.iter_mut().for_each(|part| part.result.records.clear());
+        self.hold_what_is_there();
+    }
+
     fn responses<'r>(
         &mut self,
         fetch: &'r fetch_session::Fetch,
@@ -302,11 +336,16 @@ impl<'a> Gathering<'a> {
     }
 }
 
-fn find(broker: &Broker, image: &MetadataImage, key: &PartitionKey) -> Result<PartitionId, ErrorCode> {
+fn find(broker: &Broker, call: &Call, image: &MetadataImage, key: &PartitionKey) -> Result<PartitionId, ErrorCode> {
+    let may_read = |name: &str| authorize(broker, call, Operation::Read, Resource::Topic(name));
     let topic = match &key.topic {
-        TopicKey::Name(name) => route::find_topic(image, name, Uuid::ZERO)?,
+        TopicKey::Name(name) => {
+            may_read(name)?;
+            route::find_topic(image, name, Uuid::ZERO)?
+        }
         TopicKey::Id(id) => image.topics.get(id).ok_or(ErrorCode::UnknownTopicId)?,
     };
+    may_read(&topic.name)?;
     route::find_partition(broker, topic, key.partition)
 }
 

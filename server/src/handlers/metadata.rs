@@ -1,6 +1,6 @@
 //! Metadata, DescribeCluster and DescribeTopicPartitions: brokers, topics, and who leads what.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use engine::controller::image::{MetadataImage, PartitionState, Topic};
@@ -20,15 +20,9 @@ use engine::protocol::messages::metadata::{
 use engine::protocol::{ErrorCode, Str, Uuid};
 
 use super::route;
+use crate::authorizer::{OPERATIONS_NOT_ASKED, Operation, Resource, allows, authorize, authorized_operations};
 use crate::broker::Broker;
 use crate::dispatch::{Answer, Call, Refusal};
-
-/// All operations on a topic, as bits of `AclOperation`: without an authoriser everything is allowed.
-const TOPIC_OPERATIONS: i32 = 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 11;
-/// All operations on the cluster.
-const CLUSTER_OPERATIONS: i32 = 1 << 5 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12;
-/// The operations were not asked for.
-const NO_OPERATIONS: i32 = i32::MIN;
 
 /// From this version on topics may be named by id.
 const BY_ID: i16 = 12;
@@ -42,26 +36,34 @@ const BROKERS: i8 = 1;
 pub async fn metadata(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
     let request: MetadataRequest<'_> = call.decode()?;
     let image = broker.image();
-    let operations = if request.include_topic_authorized_operations { TOPIC_OPERATIONS } else { NO_OPERATIONS };
     let asked = request.topics.as_deref().filter(|topics| call.version > 0 || !topics.is_empty());
     let mut topics: Vec<MetadataResponseTopic<'_>> = match asked {
-        None => image.names.keys().filter_map(|name| image.topic(name)).map(|topic| known_topic(topic)).collect(),
+        None => {
+            let shown = |topic: &&Topic| allows(broker, call, Operation::Describe, Resource::Topic(&topic.name));
+            let all = image.names.keys().filter_map(|name| image.topic(name)).map(|topic| &**topic);
+            all.filter(shown).map(known_topic).collect()
+        }
         Some(asked) => {
             let made = match request.allow_auto_topic_creation && broker.limits.auto_create_topics {
-                true => make_missing(broker, &image, asked).await,
+                true => make_missing(broker, call, &image, asked).await,
                 false => BTreeMap::new(),
             };
-            asked.iter().map(|asked| asked_topic(&image, asked, call.version, &made)).collect()
+            asked.iter().map(|asked| authorized_topic(broker, call, &image, asked, &made)).collect()
         }
     };
     for topic in &mut topics {
-        topic.topic_authorized_operations = operations;
+        let known = topic.name.as_deref().filter(|_| topic.error_code == ErrorCode::None.code());
+        topic.topic_authorized_operations = match known {
+            Some(name) if request.include_topic_authorized_operations => {
+                authorized_operations(broker, call, Resource::Topic(name))
+            }
+            _ => OPERATIONS_NOT_ASKED,
+        };
     }
     let (host, port) = broker.config.advertised();
     let this =
         MetadataResponseBroker { node_id: broker.node_id(), host: Str::Borrowed(host), port: port.into(), rack: None };
-    let cluster_authorized_operations =
-        if request.include_cluster_authorized_operations { CLUSTER_OPERATIONS } else { NO_OPERATIONS };
+    let cluster_authorized_operations = cluster_operations(broker, call, request.include_cluster_authorized_operations);
     call.answer(&MetadataResponse {
         brokers: vec![this],
         cluster_id: Some(Str::Borrowed(&image.cluster_id)),
@@ -70,6 +72,42 @@ pub async fn metadata(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusa
         cluster_authorized_operations,
         ..Default::default()
     })
+}
+
+/// What the client may do to the cluster, if it asks; nothing, if it may not even ask that.
+fn cluster_operations(broker: &Broker, call: &Call, asked: bool) -> i32 {
+    match asked {
+        false => OPERATIONS_NOT_ASKED,
+        true if allows(broker, call, Operation::Describe, Resource::Cluster) => {
+            authorized_operations(broker, call, Resource::Cluster)
+        }
+        true => 0,
+    }
+}
+
+/// A topic that is asked for, unless the client may not see it: then neither an id is shown to who knows the
+/// name, nor a name to who knows the id, and what is not there looks as what is.
+fn authorized_topic<'a>(
+    broker: &Broker,
+    call: &Call,
+    image: &'a MetadataImage,
+    asked: &'a MetadataRequestTopic<'a>,
+    made: &BTreeMap<String, ErrorCode>,
+) -> MetadataResponseTopic<'a> {
+    let named_by_id = call.version >= BY_ID && !asked.topic_id.is_zero();
+    let name = match named_by_id {
+        true => image.topics.get(&asked.topic_id).map(|topic| topic.name.as_str()),
+        false => asked.name.as_deref(),
+    };
+    match name.map(|name| authorize(broker, call, Operation::Describe, Resource::Topic(name))) {
+        Some(Err(error)) => MetadataResponseTopic {
+            error_code: error.code(),
+            name: name.filter(|_| !named_by_id).map(Str::Borrowed),
+            topic_id: if named_by_id { asked.topic_id } else { Uuid::ZERO },
+            ..Default::default()
+        },
+        _ => asked_topic(image, asked, call.version, made),
+    }
 }
 
 fn asked_topic<'a>(
@@ -111,24 +149,32 @@ fn asked_topic<'a>(
 /// UNKNOWN_TOPIC_OR_PARTITION this time, as Kafka does; the client finds it when it asks again.
 async fn make_missing(
     broker: &Broker,
+    call: &Call,
     image: &MetadataImage,
     asked: &[MetadataRequestTopic<'_>],
 ) -> BTreeMap<String, ErrorCode> {
     let missing = asked.iter().filter(|topic| topic.topic_id.is_zero()).filter_map(|topic| topic.name.as_deref());
     let missing = missing.filter(|name| image.topic(name).is_none() && topic_rules::check_name(name).is_ok());
-    let names: std::collections::BTreeSet<&str> = missing.collect();
+    let shown = missing.filter(|name| allows(broker, call, Operation::Describe, Resource::Topic(name)));
+    let may_create = |name: &&str| {
+        allows(broker, call, Operation::Create, Resource::Cluster)
+            || allows(broker, call, Operation::Create, Resource::Topic(name))
+    };
+    let (names, denied): (BTreeSet<&str>, BTreeSet<&str>) = shown.partition(may_create);
+    let denied = denied.into_iter().map(|name| (name.to_owned(), ErrorCode::TopicAuthorizationFailed));
+    let denied: BTreeMap<String, ErrorCode> = denied.collect();
     if names.is_empty() {
-        return BTreeMap::new();
+        return denied;
     }
     let topic =
         |name: &str| NewTopic { name: name.to_owned(), partitions: -1, replication_factor: -1, ..Default::default() };
     let request =
         ControllerRequest::CreateTopics { topics: names.into_iter().map(topic).collect(), validate_only: false };
     let Some(ControllerReply::CreateTopics(created)) = broker.core.controller(request).await else {
-        return BTreeMap::new();
+        return denied;
     };
     let refused = created.into_iter().filter_map(|created| Some((created.name, created.result.err()?.error)));
-    refused.filter(|(_, error)| *error != ErrorCode::TopicAlreadyExists).collect()
+    refused.filter(|(_, error)| *error != ErrorCode::TopicAlreadyExists).chain(denied).collect()
 }
 
 fn known_topic(topic: &Topic) -> MetadataResponseTopic<'_> {
@@ -184,7 +230,7 @@ pub fn describe_cluster(broker: &Broker, call: &Call) -> Result<Answer, Refusal>
         cluster_id: Str::Borrowed(&image.cluster_id),
         controller_id: broker.node_id(),
         brokers: vec![this],
-        cluster_authorized_operations: if asked { CLUSTER_OPERATIONS } else { NO_OPERATIONS },
+        cluster_authorized_operations: cluster_operations(broker, call, asked),
         ..Default::default()
     })
 }
@@ -197,7 +243,10 @@ pub fn describe_topic_partitions(broker: &Broker, call: &Call) -> Result<Answer,
     let request: DescribeTopicPartitionsRequest<'_> = call.decode()?;
     let image = broker.image();
     let mut names: Vec<&str> = match request.topics.is_empty() {
-        true => image.names.keys().map(String::as_str).collect(),
+        true => {
+            let all = image.names.keys().map(String::as_str);
+            all.filter(|name| allows(broker, call, Operation::Describe, Resource::Topic(name))).collect()
+        }
         false => request.topics.iter().map(|topic| &*topic.name).collect(),
     };
     names.sort_unstable();
@@ -207,7 +256,7 @@ pub fn describe_topic_partitions(broker: &Broker, call: &Call) -> Result<Answer,
     let limit = usize::try_from(request.response_partition_limit)
         .unwrap_or(0)
         .clamp(1, broker.limits.described_partitions.max(1));
-    let mut page = Page { left: limit, topics: Vec::new(), next: None };
+    let mut page = Page { broker, call, left: limit, topics: Vec::new(), next: None };
     for name in &names[first..] {
         let from = start.filter(|(at, _)| at == name).map_or(0, |(_, partition)| partition);
         page.add(&image, name, from);
@@ -220,6 +269,8 @@ pub fn describe_topic_partitions(broker: &Broker, call: &Call) -> Result<Answer,
 
 /// One answer's worth of partitions.
 struct Page<'a> {
+    broker: &'a Broker,
+    call: &'a Call,
     left: usize,
     topics: Vec<DescribeTopicPartitionsResponseTopic<'a>>,
     next: Option<ResponseCursor<'a>>,
@@ -228,6 +279,9 @@ struct Page<'a> {
 impl<'a> Page<'a> {
     /// Adds a topic's partitions, from one on, as far as they fit.
     fn add(&mut self, image: &'a MetadataImage, name: &'a str, from: i32) {
+        if let Err(error) = authorize(self.broker, self.call, Operation::Describe, Resource::Topic(name)) {
+            return self.add_refused(name, error);
+        }
         let from = usize::try_from(from).unwrap_or(0);
         let topic = image.topic(name).filter(|topic| from == 0 || from < topic.partitions.len());
         let Some(topic) = topic else { return self.add_unknown(name) };
@@ -247,7 +301,7 @@ impl<'a> Page<'a> {
             topic_id: topic.id,
             is_internal: route::is_internal(name),
             partitions,
-            topic_authorized_operations: TOPIC_OPERATIONS,
+            topic_authorized_operations: authorized_operations(self.broker, self.call, Resource::Topic(name)),
             ..Default::default()
         });
     }
@@ -255,6 +309,10 @@ impl<'a> Page<'a> {
     fn add_unknown(&mut self, name: &'a str) {
         let invalid = topic_rules::check_name(name).is_err();
         let error = if invalid { ErrorCode::InvalidTopicException } else { ErrorCode::UnknownTopicOrPartition };
+        self.add_refused(name, error);
+    }
+
+    fn add_refused(&mut self, name: &'a str, error: ErrorCode) {
         self.topics.push(DescribeTopicPartitionsResponseTopic {
             error_code: error.code(),
             name: Some(Str::Borrowed(name)),

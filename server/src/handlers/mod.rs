@@ -1,14 +1,37 @@
 //! What the broker does for each request, one file for a family of APIs.
 //!
-//! A handler decodes its request, asks the shards or the controller, and answers. It decides what a client may
-//! ask and what it is told; it knows neither sockets nor files.
+//! A handler decodes its request, asks whether the client may ([`crate::authorizer`]), asks the shards or the
+//! controller, and answers. It decides what a client may ask and what it is told; it knows neither sockets nor
+//! files.
 
+pub mod acls;
 pub mod api_versions;
+pub mod cluster;
 pub mod configs;
+pub mod consumer_groups;
+pub mod coordinators;
+pub mod credentials;
 pub mod fetch;
+pub mod group_offsets;
+pub mod groups;
+pub mod logs;
 pub mod metadata;
 pub mod offsets;
 pub mod produce;
 pub mod producer_ids;
+pub mod quotas;
 pub mod route;
 pub mod topics;
+pub mod transactions;
+pub mod verification;
+
+use engine::controller::Refusal;
+use engine::protocol::{ErrorCode, Str};
+
+/// Code and sentence of a result, as answers have them.
+pub(crate) fn outcome<T>(result: &Result<T, Refusal>) -> (i16, Option<Str<'_>>) {
+    match result {
+        Ok(_) => (ErrorCode::None.code(), None),
+        Err(refused) => (refused.error.code(), refused.message.as_deref().map(Str::Borrowed)),
+    }
+}

@@ -14,6 +14,7 @@ use engine::protocol::messages::offset_for_leader_epoch::{
 use engine::shard::message::{EpochEnd, EpochEnded, ListOffset, ListedOffset, PartitionId, Reply, Request};
 
 use super::route::{self, Fan};
+use crate::authorizer::{Operation, Resource, authorize};
 use crate::broker::Broker;
 use crate::dispatch::{Answer, Call, Refusal};
 
@@ -33,7 +34,8 @@ pub async fn list(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
     let mut listed = Vec::new();
     for topic in &request.topics {
         for asked in &topic.partitions {
-            let found = check_timestamp(asked.timestamp, call.version).and_then(|()| {
+            let found = authorize(broker, call, Operation::Describe, Resource::Topic(&topic.name)).and_then(|()| {
+                check_timestamp(asked.timestamp, call.version)?;
                 let once = counts[&(&*topic.name, asked.partition_index)] == 1;
                 once.then_some(()).ok_or(ErrorCode::InvalidRequest)?;
                 find(broker, &topic.name, asked.partition_index)
@@ -103,7 +105,8 @@ pub async fn for_leader_epoch(broker: &Rc<Broker>, call: &Call) -> Result<Answer
     let mut ended = Vec::new();
     for topic in &request.topics {
         for asked in &topic.partitions {
-            let found = find(broker, &topic.topic, asked.partition);
+            let found = authorize(broker, call, Operation::Describe, Resource::Topic(&topic.topic))
+                .and_then(|()| find(broker, &topic.topic, asked.partition));
             if let Ok(id) = found {
                 let (current_leader_epoch, leader_epoch) = (asked.current_leader_epoch, asked.leader_epoch);
                 fan.add(id, ended.len(), EpochEnd { id, current_leader_epoch, leader_epoch });

@@ -4,10 +4,13 @@
 //! is the order in which they enter their partitions. What is in a batch is for the shard to check.
 
 use std::collections::BTreeSet;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use engine::coordinator::Producer;
 use engine::io::local::Receiver;
 use engine::protocol::messages::produce::{
     BatchIndexAndErrorMessage, LeaderIdAndEpoch, PartitionProduceResponse, ProduceRequest, ProduceResponse,
@@ -18,12 +21,19 @@ use engine::record::{BatchView, batches};
 use engine::shard::message::{PartitionId, Produce, ProducePart, Produced, Reply, Request};
 
 use super::route::{self, Fan, Leaders};
+use super::verification::{self, Wanted};
+use crate::authorizer::{Operation, Resource, authorize};
 use crate::broker::Broker;
 use crate::dispatch::{Answer, Call, Pending, Refusal};
+use crate::quota::Kind;
 
 /// The client id under which Kafka's own tools may write internal topics.
 const ADMIN_CLIENT: &str = "__admin_client";
 
+/// From this version on the broker adds partitions to transactions (KIP-890).
+const ADDS_PARTITIONS: i16 = 12;
+/// From this version on clients know TRANSACTION_ABORTABLE.
+const KNOWS_ABORTABLE: i16 = 11;
 /// From this version on the answer says who leads (KIP-951).
 const NAMES_LEADERS: i16 = 10;
 
@@ -31,6 +41,11 @@ const NAMES_LEADERS: i16 = 10;
 pub struct UnderWay {
     broker: Rc<Broker>,
     call: Call,
+    sent: Sent,
+}
+
+/// What was sent, and what has come back.
+struct Sent {
     acks: i16,
     topics: Vec<TopicParts>,
     outcomes: Vec<Outcome>,
@@ -50,38 +65,54 @@ struct Outcome {
     produced: Produced,
 }
 
-/// Sends the batches of a request to their shards.
+/// Sends the batches of a request to their shards. Those of transactions are verified first; nothing that the
+/// client sends behind them overtakes them.
 ///
 /// # Errors
-/// If the request cannot be read.
-pub fn start(broker: &Rc<Broker>, call: Call) -> Result<Pending, Refusal> {
+/// If the request cannot be read, or the node stops.
+pub async fn start(broker: &Rc<Broker>, call: Call) -> Result<Pending, Refusal> {
+    let throttle = call.client.quotas.record(&call.client, call.client_id(), Kind::Produce, call.size() as f64);
+    call.throttle(throttle);
+    let sent = {
+        let mut work = pin!(send(broker, &call));
+        poll_fn(|cx| call.timed(|| work.as_mut().poll(cx))).await?
+    };
+    Ok(Pending::Produce(UnderWay { broker: broker.clone(), call, sent }))
+}
+
+/// Checks the batches and sends them on.
+async fn send(broker: &Rc<Broker>, call: &Call) -> Result<Sent, Refusal> {
     let request: ProduceRequest<'_> = call.decode()?;
     let acks = request.acks;
-    let mut fan = Fan::new(broker);
-    let (mut topics, mut outcomes) = (Vec::new(), Vec::new());
-    let checks = Checks::new(broker, &call, &request);
+    let (mut topics, mut outcomes, mut parts) = (Vec::new(), Vec::new(), Vec::new());
+    let checks = Checks::new(broker, call, &request);
     for topic in &request.topic_data {
         let (name, partitions) = (call.share(topic.name.as_bytes()), topic.partition_data.len());
         topics.push(TopicParts { name, id: topic.topic_id, partitions });
         for data in &topic.partition_data {
             let records = data.records.as_ref().map_or(&[][..], bytes_of);
-            let id = checks.partition(topic, data.index, records);
+            let id = checks.partition(topic, data.index);
             let error = id.err().unwrap_or(ErrorCode::None);
             if let Ok(id) = id {
-                fan.add(id, outcomes.len(), ProducePart { id, records: call.share(records) });
+                parts.push((outcomes.len(), ProducePart { id, records: call.share(records), guard: None }));
             }
             outcomes.push(Outcome { partition: data.index, id: id.ok(), produced: unappended(error) });
         }
     }
+    if let Some(transactional_id) = request.transactional_id.as_deref() {
+        let refused = verify(broker, transactional_id, call.version, &mut parts).await?;
+        refused.into_iter().for_each(|(place, error)| outcomes[place].produced = unappended(error));
+    }
+    let mut fan = Fan::new(broker);
+    parts.into_iter().for_each(|(place, part)| fan.add(part.id, place, part));
     let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
     let deadline = broker.io().now() + timeout;
-    let send = |group: route::Group<ProducePart>| {
+    let send_group = |group: route::Group<ProducePart>| {
         let produce = Produce { acks, version: call.version, deadline, parts: group.parts };
         (broker.core.request(group.shard, Request::Produce(produce)), group.places)
     };
-    let waiting = fan.into_groups().into_iter().map(send).collect();
-    drop((checks, request));
-    Ok(Pending::Produce(UnderWay { broker: broker.clone(), call, acks, topics, outcomes, waiting }))
+    let waiting = fan.into_groups().into_iter().map(send_group).collect();
+    Ok(Sent { acks, topics, outcomes, waiting })
 }
 
 /// The bytes that a decoded field borrows from the frame.
@@ -103,6 +134,7 @@ fn unappended(error: ErrorCode) -> Produced {
 /// What is checked before a batch is sent to its shard.
 struct Checks<'b> {
     broker: &'b Broker,
+    call: &'b Call,
     image: std::sync::Arc<engine::controller::image::MetadataImage>,
     whole: Result<(), ErrorCode>,
     may_write_internal: bool,
@@ -110,27 +142,27 @@ struct Checks<'b> {
 }
 
 impl<'b> Checks<'b> {
-    fn new(broker: &'b Broker, call: &Call, request: &ProduceRequest<'_>) -> Checks<'b> {
+    fn new(broker: &'b Broker, call: &'b Call, request: &ProduceRequest<'_>) -> Checks<'b> {
         Checks {
             broker,
+            call,
             image: broker.image(),
-            whole: check_whole(request),
+            whole: check_whole(request).and_then(|()| may_write_transactionally(broker, call, request)),
             may_write_internal: call.client_id() == ADMIN_CLIENT,
             duplicates: duplicates(request),
         }
     }
 
-    fn partition(
-        &self,
-        topic: &TopicProduceData<'_>,
-        partition: i32,
-        records: &[u8],
-    ) -> Result<PartitionId, ErrorCode> {
+    fn partition(&self, topic: &TopicProduceData<'_>, partition: i32) -> Result<PartitionId, ErrorCode> {
         self.whole?;
+        if topic.topic_id.is_zero() {
+            authorize(self.broker, self.call, Operation::Write, Resource::Topic(&topic.name))?;
+        }
         if route::is_internal(&topic.name) && !self.may_write_internal {
             return Err(ErrorCode::InvalidTopicException);
         }
         let found = route::find_topic(&self.image, &topic.name, topic.topic_id)?;
+        authorize(self.broker, self.call, Operation::Write, Resource::Topic(&found.name))?;
         if route::is_internal(&found.name) && !self.may_write_internal {
             return Err(ErrorCode::InvalidTopicException);
         }
@@ -138,12 +170,51 @@ impl<'b> Checks<'b> {
         {
             return Err(ErrorCode::InvalidRequest);
         }
-        let id = route::find_partition(self.broker, found, partition)?;
-        // No producer has a transaction open while there is no coordinator to open one.
-        if is_transactional(records) {
-            return Err(ErrorCode::InvalidProducerIdMapping);
+        route::find_partition(self.broker, found, partition)
+    }
+}
+
+/// Verifies the transactional batches among `parts`; those that are refused are taken out.
+async fn verify(
+    broker: &Broker,
+    transactional_id: &str,
+    version: i16,
+    parts: &mut Vec<(usize, ProducePart)>,
+) -> Result<Vec<(usize, ErrorCode)>, Refusal> {
+    let operation = match version {
+        ADDS_PARTITIONS.. => verification::Operation::Add,
+        KNOWS_ABORTABLE => verification::Operation::VerifyAbortable,
+        _ => verification::Operation::Verify,
+    };
+    let wanted = |(place, part): (usize, &(usize, ProducePart))| {
+        let batch = BatchView::parse(&part.1.records).ok().filter(|batch| batch.attributes().is_transactional())?;
+        let producer = Producer { id: batch.producer_id(), epoch: batch.producer_epoch() };
+        Some((place, Wanted { id: part.1.id, producer, first_sequence: batch.base_sequence() }))
+    };
+    let (places, wanted): (Vec<usize>, Vec<Wanted>) = parts.iter().enumerate().filter_map(wanted).unzip();
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    // A request is one producer's.
+    let mixed = wanted.iter().any(|other| other.producer != wanted[0].producer);
+    let verified = match mixed {
+        true => vec![Err(ErrorCode::InvalidProducerIdMapping); wanted.len()],
+        false => verification::verify(broker, transactional_id, operation, &wanted).await?,
+    };
+    let mut refused = Vec::new();
+    for (place, verified) in places.into_iter().zip(verified).rev() {
+        match verified {
+            Ok(guard) => parts[place].1.guard = guard,
+            Err(error) => refused.push((parts.remove(place).0, error)),
         }
-        Ok(id)
+    }
+    Ok(refused)
+}
+
+fn may_write_transactionally(broker: &Broker, call: &Call, request: &ProduceRequest<'_>) -> Result<(), ErrorCode> {
+    match request.transactional_id.as_deref() {
+        Some(id) => authorize(broker, call, Operation::Write, Resource::TransactionalId(id)),
+        None => Ok(()),
     }
 }
 
@@ -187,15 +258,15 @@ fn duplicates(request: &ProduceRequest<'_>) -> BTreeSet<(Uuid, String, i32)> {
 impl UnderWay {
     /// The answer, when every shard has answered. The future may be dropped and asked for again.
     pub async fn answer(&mut self) -> Answer {
-        while let Some((receiver, places)) = self.waiting.last_mut() {
+        while let Some((receiver, places)) = self.sent.waiting.last_mut() {
             let Some(Reply::Produce(produced)) = receiver.await else { return Answer::hang_up() };
             assert_eq!(produced.len(), places.len(), "a shard answers each part");
             for (place, produced) in places.iter().zip(produced) {
-                self.outcomes[*place].produced = produced;
+                self.sent.outcomes[*place].produced = produced;
             }
-            self.waiting.pop();
+            self.sent.waiting.pop();
         }
-        match self.acks {
+        match self.sent.acks {
             0 => self.silence(),
             _ => self.call.answer(&self.response(&mut Leaders::new(&self.broker))).unwrap_or_else(|error| {
                 tracing::error!(%error, "a Produce could not be answered");
@@ -206,8 +277,8 @@ impl UnderWay {
 
     /// acks=0 asks for no answer; that something went wrong is told by closing the connection.
     fn silence(&self) -> Answer {
-        match self.outcomes.iter().find(|outcome| outcome.produced.error != ErrorCode::None) {
-            None => Answer::nothing(),
+        match self.sent.outcomes.iter().find(|outcome| outcome.produced.error != ErrorCode::None) {
+            None => Answer { throttle: self.call.throttled(), ..Answer::nothing() },
             Some(outcome) => {
                 tracing::debug!(error = outcome.produced.error.name(), "a Produce with acks=0 failed");
                 Answer::hang_up()
@@ -216,9 +287,9 @@ impl UnderWay {
     }
 
     fn response<'a>(&'a self, leaders: &'a mut Leaders<'_>) -> ProduceResponse<'a> {
-        let mut outcomes = self.outcomes.iter();
-        let mut responses = Vec::with_capacity(self.topics.len());
-        for topic in &self.topics {
+        let mut outcomes = self.sent.outcomes.iter();
+        let mut responses = Vec::with_capacity(self.sent.topics.len());
+        for topic in &self.sent.topics {
             let of_topic = outcomes.by_ref().take(topic.partitions);
             let partition_responses = of_topic.map(|outcome| self.partition_response(outcome, leaders)).collect();
             let name = std::str::from_utf8(&topic.name).expect("the request was decoded from it");

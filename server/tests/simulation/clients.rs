@@ -65,6 +65,8 @@ pub(crate) struct Clients {
     next_value: Cell<u64>,
     next_stream: Cell<u64>,
     stopping: Cell<bool>,
+    /// Whether a topic's deletion was asked for and not answered yet.
+    deleting: Cell<bool>,
     running: Cell<usize>,
 }
 
@@ -91,6 +93,7 @@ impl Clients {
             next_value: Cell::new(0),
             next_stream: Cell::new(0),
             stopping: Cell::new(false),
+            deleting: Cell::new(false),
             running: Cell::new(0),
         })
     }
@@ -98,7 +101,7 @@ impl Clients {
     /// Starts all clients on the machine of `io`.
     pub(crate) fn start(self: &Rc<Clients>, io: &Io) {
         let load = &self.load;
-        self.run(io, |clients, io| administrate(clients, io));
+        self.run(io, administrate);
         for number in 0..load.idempotent_producers + load.plain_producers {
             let idempotent = number < load.idempotent_producers;
             self.run(io, move |clients, io| producer::produce(clients, io, number as u64, idempotent));
@@ -218,12 +221,14 @@ async fn administrate(clients: Rc<Clients>, io: Io) {
     if clients.load.churn {
         wanted.push(CHURN.to_owned());
     }
-    while !clients.is_stopping() {
+    // A deletion whose answer was lost is asked for again: producers wait to hear whether their topic is gone.
+    let is_done = || clients.is_stopping() && !clients.deleting.get();
+    while !is_done() {
         let Ok(mut connection) = Connection::open(&io, clients.address).await else {
             io.sleep(Duration::from_millis(20)).await;
             continue;
         };
-        while !clients.is_stopping() {
+        while !is_done() {
             if step(&clients, &io, &mut chance, &mut connection, &wanted).await.is_err() {
                 break;
             }
@@ -243,7 +248,8 @@ async fn step(
         return make(clients, chance, connection, missing).await;
     }
     io.sleep(Duration::from_millis(chance.between(20, 400))).await;
-    if clients.load.churn && !clients.is_stopping() && chance.one_in(2) {
+    let wants = clients.load.churn && !clients.is_stopping() && chance.one_in(2);
+    if wants || clients.deleting.get() {
         delete(clients, connection).await?;
     }
     Ok(())
@@ -252,8 +258,10 @@ async fn step(
 async fn make(clients: &Clients, chance: &mut Chance, connection: &mut Connection, name: &str) -> Result<(), Lost> {
     let partitions = chance.between(1, 4) as i32;
     let configs = clients.load.configs.iter();
-    let config =
-        |(name, value): &(String, String)| CreatableTopicConfig { name: name.clone().into(), value: Some(value.clone().into()) };
+    let config = |(name, value): &(String, String)| CreatableTopicConfig {
+        name: name.clone().into(),
+        value: Some(value.clone().into()),
+    };
     let topic = CreatableTopic {
         name: name.into(),
         num_partitions: partitions,
@@ -288,6 +296,7 @@ async fn find(clients: &Clients, connection: &mut Connection, name: &str) -> Res
 
 async fn delete(clients: &Clients, connection: &mut Connection) -> Result<(), Lost> {
     let Some(topic) = clients.topics.borrow().iter().find(|topic| topic.name == CHURN).cloned() else { return Ok(()) };
+    clients.deleting.set(true);
     clients.history.borrow_mut().topic_delete_sent(topic.id.0);
     let state = DeleteTopicState { name: None, topic_id: topic.id };
     let request = DeleteTopicsRequest { topics: vec![state], timeout_ms: 10_000, ..Default::default() };
@@ -298,13 +307,13 @@ async fn delete(clients: &Clients, connection: &mut Connection) -> Result<(), Lo
         ErrorCode::None | ErrorCode::UnknownTopicId => {
             clients.history.borrow_mut().topic_deleted(topic.id.0);
             clients.topics.borrow_mut().retain(|known| known.id != topic.id);
-            Ok(())
         }
-        ErrorCode::KafkaStorageError | ErrorCode::RequestTimedOut => Err(Lost),
+        ErrorCode::KafkaStorageError | ErrorCode::RequestTimedOut => return Err(Lost),
         other => {
             let what = format!("DeleteTopics answers {other:?}");
             clients.history.borrow_mut().broken(Rule::Topic, None, what);
-            Ok(())
         }
     }
+    clients.deleting.set(false);
+    Ok(())
 }

@@ -70,8 +70,7 @@ impl Consumer {
         self.followed.retain(|followed| !followed.closed);
         if self.followed.is_empty() || self.chance.one_in(100) {
             let some = self.clients.some_partitions(&self.io, &mut self.chance, 6).await;
-            self.followed =
-                some.into_iter().map(|(topic, index)| Followed::new(topic.name, topic.id, index)).collect();
+            self.followed = some.into_iter().map(|(topic, index)| Followed::new(topic.name, topic.id, index)).collect();
         }
         match self.chance.below(20) {
             0 => self.list_offsets(connection).await,
@@ -233,7 +232,8 @@ fn take(clients: &Clients, followed: &mut Followed, data: &PartitionData<'_>) ->
     }
     history.end_seen(place, followed.floor.0, data.high_watermark);
     history.start_seen(place, followed.floor.1, data.log_start_offset);
-    let bytes: Vec<u8> = data.records.as_ref().map_or(Vec::new(), |records| records.slices().flatten().copied().collect());
+    let bytes: Vec<u8> =
+        data.records.as_ref().map_or(Vec::new(), |records| records.slices().flatten().copied().collect());
     let mut records = Vec::new();
     if let Err(what) = unpack(&bytes, &mut records) {
         history.read_garbage(place, followed.offset, what);

@@ -50,7 +50,8 @@ impl Connection {
     /// Sends a request without waiting for its answer.
     pub(crate) async fn send<'a, R: Request<'a>>(&mut self, request: &R, version: i16) -> Result<(), Lost> {
         self.sent += 1;
-        let chunks = request_frame(version, self.sent, Some("simulation"), request).expect("a request that can be written");
+        let chunks =
+            request_frame(version, self.sent, Some("simulation"), request).expect("a request that can be written");
         let write = async { self.stream.write(chunks).await.map_err(|_| Lost) };
         let late = async {
             self.io.sleep(PATIENCE).await;

@@ -69,6 +69,9 @@ impl Faults {
         for rule in self.0.iter_mut().filter(|rule| rule.target.matches(op)) {
             rule.seen += 1;
             if rule.seen == rule.first || (rule.lasting && rule.seen > rule.first) {
+                // Tests look for this: a rule that never struck would prove nothing.
+                let (fault, operation, number) = (rule.fault, rule.target, rule.seen);
+                tracing::warn!(?fault, ?operation, number, result, "a fault is injected");
                 verdict = match rule.fault {
                     Fault::Error(errno) => Verdict::Report(-errno),
                     Fault::Short => Verdict::Report(if result > 0 { (result / 2).max(1) } else { result }),

@@ -1,0 +1,1096 @@
+//! The group coordinator: groups of either protocol and their offsets, over one partition.
+//!
+//! Here requests are checked as a whole and find their group; [`classic`] is the protocol in which clients
+//! assign, [`consumer`] the one in which the coordinator does. A group is there as long as it has members, offsets or a record. Invariant: after each request the
+//! group's next deadline is in the timers, or an earlier one.
+
+pub mod assignor;
+pub mod classic;
+pub mod consumer;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::offsets::{CommittedOffset, Fetched, Offsets};
+use super::{Context, Producer, Reply, Step, Ticket};
+use crate::protocol::data::group_metadata_value::GroupMetadataValue;
+use crate::protocol::data::{
+    ConsumerGroupPartitionMetadataKey, GroupMetadataKey, LegacyOffsetCommitKey, OffsetCommitKey,
+};
+use crate::protocol::messages::consumer_group_describe::DescribedGroup as DescribedConsumerGroup;
+use crate::protocol::messages::consumer_group_heartbeat::{
+    ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse,
+};
+use crate::protocol::messages::delete_groups::DeletableGroupResult;
+use crate::protocol::messages::describe_groups::DescribedGroup;
+use crate::protocol::messages::heartbeat::HeartbeatRequest;
+use crate::protocol::messages::join_group::{JoinGroupRequest, JoinGroupResponse};
+use crate::protocol::messages::leave_group::{LeaveGroupRequest, LeaveGroupResponse, MemberResponse};
+use crate::protocol::messages::list_groups::ListedGroup;
+use crate::protocol::messages::offset_commit::{
+    OffsetCommitRequest, OffsetCommitResponse, OffsetCommitResponsePartition, OffsetCommitResponseTopic,
+};
+use crate::protocol::messages::offset_delete::{
+    OffsetDeleteRequest, OffsetDeleteResponse, OffsetDeleteResponsePartition, OffsetDeleteResponseTopic,
+};
+use crate::protocol::messages::offset_fetch::{
+    OffsetFetchRequestGroup, OffsetFetchResponseGroup, OffsetFetchResponsePartitions, OffsetFetchResponseTopics,
+};
+use crate::protocol::messages::sync_group::{SyncGroupRequest, SyncGroupResponse};
+use crate::protocol::messages::txn_offset_commit::{
+    TxnOffsetCommitRequest, TxnOffsetCommitResponse, TxnOffsetCommitResponsePartition, TxnOffsetCommitResponseTopic,
+};
+use crate::protocol::value::{decode_key, decode_value, record_type};
+use crate::protocol::{DecodeError, ErrorCode, RecordData};
+use assignor::Assignor;
+use classic::ClassicGroup;
+use consumer::records::Change;
+use consumer::{ConsumerGroup, Failure};
+
+/// From this OffsetCommit version on clients know of member epochs, and of groups that are not there.
+const COMMIT_KNOWS_EPOCHS: i16 = 9;
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Client {
+    /// What it calls itself.
+    pub id: String,
+    /// Its address, behind a slash as Java writes it.
+    pub host: String,
+}
+
+/// What the group coordinator is asked. The requests are those of the clients, or one group's part of them.
+#[derive(Debug)]
+pub enum GroupRequest {
+    /// A member joins.
+    Join {
+        /// The request.
+        request: JoinGroupRequest<'static>,
+        /// Its version.
+        version: i16,
+        /// Who asks.
+        client: Client,
+    },
+    /// A member wants its assignment.
+    Sync(SyncGroupRequest<'static>),
+    /// A member lives.
+    Heartbeat(HeartbeatRequest<'static>),
+    /// Members leave. In the form of version 3 and later.
+    Leave(LeaveGroupRequest<'static>),
+    /// Offsets are committed. Its topics exist.
+    Commit {
+        /// The request.
+        request: OffsetCommitRequest<'static>,
+        /// Its version.
+        version: i16,
+    },
+    /// Offsets are committed in a transaction, which has been checked to be open. Its topics exist.
+    CommitInTransaction(TxnOffsetCommitRequest<'static>),
+    /// Offsets are asked for.
+    Fetch {
+        /// The group's part of the request.
+        request: OffsetFetchRequestGroup<'static>,
+        /// Whether those of open transactions are waited for.
+        stable: bool,
+    },
+    /// Offsets are deleted. Its topics exist.
+    DeleteOffsets(OffsetDeleteRequest<'static>),
+    /// Classic groups are described, in this order.
+    Describe(Vec<String>),
+    /// All groups are listed that are in one of these states and of one of these types; none named: any.
+    List {
+        /// States, in any case.
+        states: Vec<String>,
+        /// Types, in any case.
+        types: Vec<String>,
+    },
+    /// Groups are deleted, in this order.
+    Delete(Vec<String>),
+    /// A member of the consumer protocol lives, joins or leaves.
+    ConsumerHeartbeat {
+        /// The request.
+        request: ConsumerGroupHeartbeatRequest<'static>,
+        /// Who asks.
+        client: Client,
+    },
+    /// Consumer groups are described, in this order.
+    ConsumerDescribe(Vec<String>),
+}
+
+/// The answer to the request of the same name.
+#[derive(Debug, Clone, PartialEq)]
+pub enum GroupReply {
+    /// To a join.
+    Join(JoinGroupResponse<'static>),
+    /// To a sync.
+    Sync(SyncGroupResponse<'static>),
+    /// To a heartbeat.
+    Heartbeat(ErrorCode),
+    /// To members that leave.
+    Leave(LeaveGroupResponse<'static>),
+    /// To a commit.
+    Commit(OffsetCommitResponse<'static>),
+    /// To a commit in a transaction.
+    CommitInTransaction(TxnOffsetCommitResponse<'static>),
+    /// To a fetch of offsets.
+    Fetch(OffsetFetchResponseGroup<'static>),
+    /// To a deletion of offsets.
+    DeleteOffsets(OffsetDeleteResponse<'static>),
+    /// One for each group.
+    Describe(Vec<DescribedGroup<'static>>),
+    /// By id.
+    List(Vec<ListedGroup<'static>>),
+    /// One for each group.
+    Delete(Vec<DeletableGroupResult<'static>>),
+    /// To a heartbeat of the consumer protocol.
+    ConsumerHeartbeat(ConsumerGroupHeartbeatResponse<'static>),
+    /// One for each group.
+    ConsumerDescribe(Vec<DescribedConsumerGroup<'static>>),
+}
+
+/// What the group coordinator is configured by; Kafka's names stand behind each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupConfig {
+    /// `group.initial.rebalance.delay.ms`.
+    pub initial_rebalance_delay_ms: u64,
+    /// `group.min.session.timeout.ms`.
+    pub min_session_timeout_ms: i32,
+    /// `group.max.session.timeout.ms`.
+    pub max_session_timeout_ms: i32,
+    /// `group.max.size`.
+    pub max_size: usize,
+    /// `offset.metadata.max.bytes`.
+    pub max_metadata_bytes: usize,
+    /// `offsets.retention.minutes`, in milliseconds.
+    pub retention_ms: i64,
+    /// `offsets.retention.check.interval.ms`.
+    pub retention_check_interval_ms: u64,
+    /// Those of the consumer protocol.
+    pub consumer: ConsumerConfig,
+}
+
+/// What groups of the consumer protocol are configured by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsumerConfig {
+    /// `group.consumer.session.timeout.ms`.
+    pub session_timeout_ms: u64,
+    /// `group.consumer.heartbeat.interval.ms`.
+    pub heartbeat_interval_ms: i32,
+    /// `group.consumer.max.size`.
+    pub max_size: usize,
+    /// `group.consumer.assignors`: the first is the default.
+    pub assignors: Vec<Assignor>,
+    /// Whether a classic group may become one (`group.consumer.migration.policy`).
+    pub may_upgrade: bool,
+    /// Whether one may become a classic group.
+    pub may_downgrade: bool,
+}
+
+impl GroupConfig {
+    /// The values that `number` and `text` give for Kafka's names.
+    pub fn new(number: impl Fn(&'static str) -> i64, text: impl Fn(&'static str) -> String) -> GroupConfig {
+        let int = |name| i32::try_from(number(name)).unwrap_or(i32::MAX);
+        let positive = |name| u64::try_from(number(name)).unwrap_or(0);
+        let assignors = text("group.consumer.assignors");
+        let policy = text("group.consumer.migration.policy").to_ascii_lowercase();
+        let may = |way: &str| policy == "bidirectional" || policy == way;
+        let consumer = ConsumerConfig {
+            session_timeout_ms: positive("group.consumer.session.timeout.ms"),
+            heartbeat_interval_ms: int("group.consumer.heartbeat.interval.ms"),
+            max_size: usize::try_from(number("group.consumer.max.size")).unwrap_or(0),
+            assignors: assignors.split(',').filter_map(|name| Assignor::from_name(name.trim())).collect(),
+            may_upgrade: may("upgrade"),
+            may_downgrade: may("downgrade"),
+        };
+        GroupConfig {
+            initial_rebalance_delay_ms: positive("group.initial.rebalance.delay.ms"),
+            min_session_timeout_ms: int("group.min.session.timeout.ms"),
+            max_session_timeout_ms: int("group.max.session.timeout.ms"),
+            max_size: usize::try_from(number("group.max.size")).unwrap_or(0),
+            max_metadata_bytes: usize::try_from(number("offset.metadata.max.bytes")).unwrap_or(0),
+            retention_ms: number("offsets.retention.minutes").saturating_mul(60_000),
+            retention_check_interval_ms: positive("offsets.retention.check.interval.ms").max(1),
+            consumer,
+        }
+    }
+}
+
+impl Default for GroupConfig {
+    /// Kafka 4.1's defaults.
+    fn default() -> GroupConfig {
+        GroupConfig {
+            initial_rebalance_delay_ms: 3000,
+            min_session_timeout_ms: 6000,
+            max_session_timeout_ms: 1_800_000,
+            max_size: i32::MAX as usize,
+            max_metadata_bytes: 4096,
+            retention_ms: 7 * 24 * 3_600_000,
+            retention_check_interval_ms: 600_000,
+            consumer: ConsumerConfig {
+                session_timeout_ms: 45_000,
+                heartbeat_interval_ms: 5000,
+                max_size: i32::MAX as usize,
+                assignors: vec![Assignor::Uniform, Assignor::Range],
+                may_upgrade: true,
+                may_downgrade: true,
+            },
+        }
+    }
+}
+
+/// What a group decides on, and where its decisions go.
+pub struct Turn<'a, 'c> {
+    /// Times, topics and chance.
+    pub context: &'a mut Context<'c>,
+    /// The configs.
+    pub config: &'a GroupConfig,
+    /// Records and answers.
+    pub step: &'a mut Step,
+}
+
+enum Group {
+    Classic(ClassicGroup),
+    Consumer(ConsumerGroup),
+}
+
+impl Group {
+    fn deadline(&self) -> Option<u64> {
+        match self {
+            Group::Classic(group) => group.deadline(),
+            Group::Consumer(group) => group.deadline(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Group::Classic(group) => group.state() == classic::State::Empty,
+            Group::Consumer(group) => group.is_empty(),
+        }
+    }
+
+    fn is_subscribed_to(&self, topic: &str) -> bool {
+        match self {
+            Group::Classic(group) => group.is_subscribed_to(topic),
+            Group::Consumer(group) => group.is_subscribed_to(topic),
+        }
+    }
+
+    /// When the retention of an offset began that was committed then; `None` while it does not run.
+    fn retention_start(&self, commit_timestamp: i64) -> Option<i64> {
+        match self {
+            Group::Classic(group) => group.retention_start(commit_timestamp),
+            Group::Consumer(_) => Some(commit_timestamp),
+        }
+    }
+}
+
+/// The coordinator of the groups of one partition.
+pub struct GroupCoordinator {
+    config: GroupConfig,
+    groups: BTreeMap<String, Group>,
+    offsets: Offsets,
+    /// When which group wants to act; an entry may be too early, never too late.
+    timers: BTreeSet<(u64, String)>,
+    /// The entry of each group in the timers.
+    scheduled: BTreeMap<String, u64>,
+    /// When offsets are next looked through for old ones.
+    expire_at: Option<u64>,
+}
+
+impl GroupCoordinator {
+    /// A coordinator without groups.
+    pub fn new(config: GroupConfig) -> GroupCoordinator {
+        GroupCoordinator {
+            config,
+            groups: BTreeMap::new(),
+            offsets: Offsets::default(),
+            timers: BTreeSet::new(),
+            scheduled: BTreeMap::new(),
+            expire_at: None,
+        }
+    }
+
+    /// Takes a request.
+    pub fn handle(&mut self, context: &mut Context<'_>, ticket: Ticket, request: GroupRequest) -> Step {
+        let mut step = Step::default();
+        match request {
+            GroupRequest::Join { request, version, client } => {
+                self.join(context, &mut step, ticket, &request, version, client);
+            }
+            GroupRequest::Sync(request) => self.sync(context, &mut step, ticket, &request),
+            GroupRequest::Heartbeat(request) => {
+                let error = self.heartbeat(context, &mut step, &request);
+                step.reply(ticket, GroupReply::Heartbeat(error));
+            }
+            GroupRequest::Leave(request) => {
+                let reply = self.leave(context, &mut step, &request);
+                step.reply(ticket, reply);
+            }
+            GroupRequest::Commit { request, version } => {
+                let reply = self.commit(context, &mut step, &request, version);
+                step.reply(ticket, reply);
+            }
+            GroupRequest::CommitInTransaction(request) => {
+                let reply = self.commit_in_transaction(context, &mut step, &request);
+                step.reply(ticket, reply);
+            }
+            GroupRequest::Fetch { request, stable } => {
+                let reply = self.fetch(&request, stable);
+                step.reply(ticket, reply);
+            }
+            GroupRequest::DeleteOffsets(request) => {
+                let reply = self.delete_offsets(&mut step, &request);
+                step.reply(ticket, reply);
+            }
+            GroupRequest::Describe(ids) => {
+                let groups = ids.iter().map(|id| self.describe(id)).collect();
+                step.reply(ticket, GroupReply::Describe(groups));
+            }
+            GroupRequest::List { states, types } => {
+                let listed = self.list(&states, &types);
+                step.reply(ticket, GroupReply::List(listed));
+            }
+            GroupRequest::Delete(ids) => {
+                let results = ids.iter().map(|id| self.delete(context, &mut step, id)).collect();
+                step.reply(ticket, GroupReply::Delete(results));
+            }
+            GroupRequest::ConsumerHeartbeat { request, client } => {
+                let result = self.consumer_heartbeat(context, &mut step, &request, &client);
+                let response = result.unwrap_or_else(|Failure(error, why)| ConsumerGroupHeartbeatResponse {
+                    error_code: error.code(),
+                    error_message: Some(why.into()),
+                    ..Default::default()
+                });
+                step.reply(ticket, GroupReply::ConsumerHeartbeat(response));
+            }
+            GroupRequest::ConsumerDescribe(ids) => {
+                let groups = ids.iter().map(|id| self.describe_consumer(id, context)).collect();
+                step.reply(ticket, GroupReply::ConsumerDescribe(groups));
+            }
+        }
+        step
+    }
+
+    /// Runs `act` on a group, if there is one, and sees to its deadline.
+    fn with_group<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        step: &mut Step,
+        id: &str,
+        act: impl FnOnce(&mut Group, &mut Turn<'_, '_>) -> T,
+    ) -> Option<T> {
+        let group = self.groups.get_mut(id)?;
+        let result = act(group, &mut Turn { context, config: &self.config, step });
+        let deadline = group.deadline();
+        self.schedule(id, deadline);
+        Some(result)
+    }
+
+    /// The group wants to act by then, or earlier.
+    fn schedule_by(&mut self, id: &str, deadline: Option<u64>) {
+        let is_late = |deadline: u64| self.scheduled.get(id).is_none_or(|at| deadline < *at);
+        if deadline.is_some_and(is_late) {
+            self.schedule(id, deadline);
+        }
+    }
+
+    fn schedule(&mut self, id: &str, deadline: Option<u64>) {
+        if let Some(at) = self.scheduled.remove(id) {
+            self.timers.remove(&(at, id.to_owned()));
+        }
+        if let Some(deadline) = deadline {
+            self.scheduled.insert(id.to_owned(), deadline);
+            self.timers.insert((deadline, id.to_owned()));
+        }
+    }
+
+    fn forget(&mut self, id: &str) {
+        self.schedule(id, None);
+        self.groups.remove(id);
+    }
+
+    /// A group of which nothing is left is not kept.
+    fn forget_if_blank(&mut self, id: &str) {
+        let is_blank = match self.groups.get(id) {
+            Some(Group::Classic(group)) => group.is_blank(),
+            Some(Group::Consumer(group)) => group.is_blank(),
+            None => false,
+        };
+        if is_blank && !self.offsets.has_any(id) {
+            self.forget(id);
+        }
+    }
+}
+
+/// Members.
+impl GroupCoordinator {
+    fn join(
+        &mut self,
+        context: &mut Context<'_>,
+        step: &mut Step,
+        ticket: Ticket,
+        request: &JoinGroupRequest<'static>,
+        version: i16,
+        client: Client,
+    ) {
+        let id = &*request.group_id;
+        let refuse = |step: &mut Step, error: ErrorCode| {
+            let member_id = request.member_id.clone();
+            let response = JoinGroupResponse { error_code: error.code(), member_id, ..Default::default() };
+            step.reply(ticket, GroupReply::Join(response));
+        };
+        let timeouts = self.config.min_session_timeout_ms..=self.config.max_session_timeout_ms;
+        if id.is_empty() {
+            return refuse(step, ErrorCode::InvalidGroupId);
+        }
+        if !timeouts.contains(&request.session_timeout_ms) {
+            return refuse(step, ErrorCode::InvalidSessionTimeout);
+        }
+        if !self.groups.contains_key(id) {
+            if !request.member_id.is_empty() {
+                return refuse(step, ErrorCode::UnknownMemberId);
+            }
+            self.groups.insert(id.to_owned(), Group::Classic(ClassicGroup::new(id)));
+        }
+        self.give_way_to_classic(context, step, id);
+        let joined = self.with_group(context, step, id, |group, turn| match group {
+            Group::Classic(group) => {
+                group.join(turn, ticket, request, version, client);
+                Ok(())
+            }
+            Group::Consumer(group) => group.join(turn, ticket, request, version, &client),
+        });
+        if let Some(Err(Failure(error, _))) = joined {
+            let response = JoinGroupResponse { error_code: error.code(), ..Default::default() };
+            step.reply(ticket, GroupReply::Join(response));
+        }
+        self.downgrade_if_classic(context, step, id, true);
+        self.forget_if_blank(id);
+    }
+
+    /// A consumer group without members is no reason to refuse the classic protocol.
+    fn give_way_to_classic(&mut self, context: &mut Context<'_>, step: &mut Step, id: &str) {
+        if let Some(Group::Consumer(group)) = self.groups.get_mut(id)
+            && group.is_empty()
+        {
+            group.end(&mut Turn { context, config: &self.config, step });
+            self.groups.insert(id.to_owned(), Group::Classic(ClassicGroup::new(id)));
+        }
+    }
+
+    /// When only members of the classic protocol are left, the group is theirs. They join again, unless the last
+    /// other member was replaced by one that joins and has its share already.
+    fn downgrade_if_classic(&mut self, context: &mut Context<'_>, step: &mut Step, id: &str, is_replaced: bool) {
+        let mut turn = Turn { context, config: &self.config, step };
+        match self.groups.remove(id) {
+            Some(Group::Consumer(group)) if group.may_become_classic(&turn) => {
+                let group = group.into_classic(&mut turn, is_replaced);
+                let deadline = group.deadline();
+                self.groups.insert(id.to_owned(), Group::Classic(group));
+                self.schedule(id, deadline);
+            }
+            Some(group) => drop(self.groups.insert(id.to_owned(), group)),
+            None => {}
+        }
+    }
+
+    /// A member of the consumer protocol; a classic group of consumers becomes a consumer group for it.
+    fn consumer_heartbeat(
+        &mut self,
+        context: &mut Context<'_>,
+        step: &mut Step,
+        request: &ConsumerGroupHeartbeatRequest<'static>,
+        client: &Client,
+    ) -> Result<ConsumerGroupHeartbeatResponse<'static>, Failure> {
+        let id = &*request.group_id;
+        check_consumer_heartbeat(&self.config, request)?;
+        self.give_way_to_consumer(context, step, request)?;
+        let mut turn = Turn { context, config: &self.config, step };
+        let Some(Group::Consumer(group)) = self.groups.get_mut(id) else {
+            let why = format!("Group {id} is not a consumer group.");
+            return Err(Failure(ErrorCode::GroupIdNotFound, why));
+        };
+        let members = group.len();
+        let result = group.heartbeat(&mut turn, request, client);
+        let deadline = group.deadline_of(&request.member_id);
+        let has_shrunk = group.len() < members;
+        self.schedule_by(id, deadline);
+        if has_shrunk {
+            self.downgrade_if_classic(context, step, id, false);
+        }
+        self.forget_if_blank(id);
+        result
+    }
+
+    /// Makes the consumer group that a new member asks for, out of a classic one if there is such.
+    fn give_way_to_consumer(
+        &mut self,
+        context: &mut Context<'_>,
+        step: &mut Step,
+        request: &ConsumerGroupHeartbeatRequest<'static>,
+    ) -> Result<(), Failure> {
+        let id = &*request.group_id;
+        let mut turn = Turn { context, config: &self.config, step };
+        let group = match self.groups.get_mut(id) {
+            Some(Group::Consumer(_)) => return Ok(()),
+            _ if request.member_epoch != 0 => {
+                return Err(Failure(ErrorCode::GroupIdNotFound, format!("Consumer group {id} not found.")));
+            }
+            other => {
+                // What the heartbeat itself would say must not leave a changed group behind.
+                consumer::check_regex(request.subscribed_topic_regex.as_deref())?;
+                match other {
+                    Some(Group::Classic(group)) if group.state() == classic::State::Empty => {
+                        turn.step.records.push(group.tombstone());
+                        ConsumerGroup::new(id)
+                    }
+                    Some(Group::Classic(group)) => ConsumerGroup::from_classic(&mut turn, group)?,
+                    Some(Group::Consumer(_)) => unreachable!("a consumer group was found above"),
+                    None => ConsumerGroup::new(id),
+                }
+            }
+        };
+        let deadline = group.deadline();
+        self.groups.insert(id.to_owned(), Group::Consumer(group));
+        self.schedule(id, deadline);
+        Ok(())
+    }
+
+    fn sync(
+        &mut self,
+        context: &mut Context<'_>,
+        step: &mut Step,
+        ticket: Ticket,
+        request: &SyncGroupRequest<'static>,
+    ) {
+        let synced = self.with_group(context, step, &request.group_id, |group, turn| match group {
+            Group::Classic(group) => group.sync(turn, ticket, request),
+            Group::Consumer(group) => group.sync(turn, ticket, request),
+        });
+        if synced.is_none() {
+            let error =
+                if request.group_id.is_empty() { ErrorCode::InvalidGroupId } else { ErrorCode::UnknownMemberId };
+            let response = SyncGroupResponse { error_code: error.code(), ..Default::default() };
+            step.reply(ticket, GroupReply::Sync(response));
+        }
+    }
+
+    fn heartbeat(&mut self, context: &mut Context<'_>, step: &mut Step, request: &HeartbeatRequest<'_>) -> ErrorCode {
+        if request.group_id.is_empty() {
+            return ErrorCode::InvalidGroupId;
+        }
+        match self.groups.get_mut(&*request.group_id) {
+            // A session's new end is later than the one in the timers, which need not change.
+            Some(Group::Classic(group)) => group.heartbeat(context.now_ms, request),
+            Some(Group::Consumer(group)) => {
+                let error = group.classic_heartbeat(&mut Turn { context, config: &self.config, step }, request);
+                let deadline = group.deadline_of(&request.member_id);
+                self.schedule_by(&request.group_id, deadline);
+                error
+            }
+            None => ErrorCode::UnknownMemberId,
+        }
+    }
+
+    fn leave(&mut self, context: &mut Context<'_>, step: &mut Step, request: &LeaveGroupRequest<'static>) -> Reply {
+        if request.group_id.is_empty() {
+            return Reply::Refused(ErrorCode::InvalidGroupId);
+        }
+        let members = self.with_group(context, step, &request.group_id, |group, turn| match group {
+            Group::Classic(group) => group.leave(turn, &request.members),
+            Group::Consumer(group) => {
+                let left = request.members.iter().map(|identity| MemberResponse {
+                    member_id: identity.member_id.clone(),
+                    group_instance_id: identity.group_instance_id.clone(),
+                    error_code: group.leave_classic(turn, identity).code(),
+                });
+                left.collect()
+            }
+        });
+        let unknown = || {
+            let member = request.members.iter().map(|identity| MemberResponse {
+                member_id: identity.member_id.clone(),
+                group_instance_id: identity.group_instance_id.clone(),
+                error_code: ErrorCode::UnknownMemberId.code(),
+            });
+            member.collect()
+        };
+        let members = members.unwrap_or_else(unknown);
+        self.downgrade_if_classic(context, step, &request.group_id, false);
+        self.forget_if_blank(&request.group_id);
+        GroupReply::Leave(LeaveGroupResponse { members, ..Default::default() }).into()
+    }
+}
+
+/// Offsets.
+impl GroupCoordinator {
+    fn commit(
+        &mut self,
+        context: &mut Context<'_>,
+        step: &mut Step,
+        request: &OffsetCommitRequest<'static>,
+        version: i16,
+    ) -> Reply {
+        let id = &*request.group_id;
+        let (generation, member_id) = (request.generation_id_or_member_epoch, &*request.member_id);
+        let instance_id = request.group_instance_id.as_deref();
+        let checked = match self.groups.get_mut(id) {
+            Some(Group::Classic(group)) => {
+                let checked = group.check_commit(member_id, instance_id, generation, false);
+                if checked.is_ok() {
+                    group.on_commit(context.now_ms, member_id);
+                }
+                checked
+            }
+            Some(Group::Consumer(group)) => {
+                let knows_epochs = version >= COMMIT_KNOWS_EPOCHS;
+                group.check_commit(member_id, instance_id, generation, false, knows_epochs)
+            }
+            None => self.make_simple(id, generation, version >= COMMIT_KNOWS_EPOCHS),
+        };
+        if let Err(error) = checked {
+            return error.into();
+        }
+        let expire_timestamp =
+            (request.retention_time_ms >= 0).then(|| context.wall_clock_ms.saturating_add(request.retention_time_ms));
+        let mut topics = Vec::with_capacity(request.topics.len());
+        for topic in &request.topics {
+            let partitions = topic.partitions.iter().map(|asked| {
+                let committed = CommittedOffset {
+                    offset: asked.committed_offset,
+                    leader_epoch: asked.committed_leader_epoch,
+                    metadata: asked.committed_metadata.as_deref().unwrap_or_default().to_owned(),
+                    commit_timestamp: context.wall_clock_ms,
+                    expire_timestamp,
+                };
+                let error = self.commit_one(id, &topic.name, asked.partition_index, committed, None, step);
+                OffsetCommitResponsePartition { partition_index: asked.partition_index, error_code: error.code() }
+            });
+            topics.push(OffsetCommitResponseTopic { partitions: partitions.collect(), name: topic.name.clone() });
+        }
+        self.forget_if_blank(id);
+        GroupReply::Commit(OffsetCommitResponse { topics, ..Default::default() }).into()
+    }
+
+    /// Whoever commits without being a member makes the group that the offsets are for.
+    fn make_simple(&mut self, id: &str, generation: i32, knows_missing_groups: bool) -> Result<(), ErrorCode> {
+        match generation {
+            ..0 => {
+                self.groups.insert(id.to_owned(), Group::Classic(ClassicGroup::new(id)));
+                Ok(())
+            }
+            _ if knows_missing_groups => Err(ErrorCode::GroupIdNotFound),
+            _ => Err(ErrorCode::IllegalGeneration),
+        }
+    }
+
+    fn commit_one(
+        &mut self,
+        id: &str,
+        topic: &str,
+        partition: i32,
+        committed: CommittedOffset,
+        producer: Option<Producer>,
+        step: &mut Step,
+    ) -> ErrorCode {
+        if committed.metadata.len() > self.config.max_metadata_bytes {
+            return ErrorCode::OffsetMetadataTooLarge;
+        }
+        self.offsets.commit(id, topic, partition, committed, producer, step);
+        ErrorCode::None
+    }
+
+    fn commit_in_transaction(
+        &mut self,
+        context: &mut Context<'_>,
+        step: &mut Step,
+        request: &TxnOffsetCommitRequest<'static>,
+    ) -> Reply {
+        let id = &*request.group_id;
+        let (generation, member_id) = (request.generation_id, &*request.member_id);
+        let instance_id = request.group_instance_id.as_deref();
+        let checked = match self.groups.get_mut(id) {
+            Some(Group::Classic(group)) => group.check_commit(member_id, instance_id, generation, true),
+            Some(Group::Consumer(group)) => group.check_commit(member_id, instance_id, generation, true, true),
+            None => self.make_simple(id, generation, false),
+        };
+        if let Err(error) = checked {
+            return error.into();
+        }
+        let producer = Producer { id: request.producer_id, epoch: request.producer_epoch };
+        step.producer = Some(producer);
+        let mut topics = Vec::with_capacity(request.topics.len());
+        for topic in &request.topics {
+            let partitions = topic.partitions.iter().map(|asked| {
+                let committed = CommittedOffset {
+                    offset: asked.committed_offset,
+                    leader_epoch: asked.committed_leader_epoch,
+                    metadata: asked.committed_metadata.as_deref().unwrap_or_default().to_owned(),
+                    commit_timestamp: context.wall_clock_ms,
+                    expire_timestamp: None,
+                };
+                let error = self.commit_one(id, &topic.name, asked.partition_index, committed, Some(producer), step);
+                TxnOffsetCommitResponsePartition { partition_index: asked.partition_index, error_code: error.code() }
+            });
+            topics.push(TxnOffsetCommitResponseTopic { partitions: partitions.collect(), name: topic.name.clone() });
+        }
+        self.forget_if_blank(id);
+        GroupReply::CommitInTransaction(TxnOffsetCommitResponse { topics, ..Default::default() }).into()
+    }
+
+    fn fetch(&self, request: &OffsetFetchRequestGroup<'static>, stable: bool) -> Reply {
+        let id = &*request.group_id;
+        if let Some(Group::Consumer(group)) = self.groups.get(id)
+            && let Err(error) = group.check_fetch(request.member_id.as_deref(), request.member_epoch)
+        {
+            return error.into();
+        }
+        let topics = match &request.topics {
+            Some(topics) => topics
+                .iter()
+                .map(|topic| self.fetch_topic(id, &topic.name, topic.partition_indexes.iter().copied(), stable))
+                .collect(),
+            None => self
+                .offsets
+                .partitions(id)
+                .map(|(topic, partitions)| self.fetch_topic(id, topic, partitions, stable))
+                .collect(),
+        };
+        let group_id = request.group_id.clone();
+        GroupReply::Fetch(OffsetFetchResponseGroup { group_id, topics, error_code: 0 }).into()
+    }
+
+    fn fetch_topic(
+        &self,
+        group: &str,
+        topic: &str,
+        partitions: impl Iterator<Item = i32>,
+        stable: bool,
+    ) -> OffsetFetchResponseTopics<'static> {
+        let partition = |partition_index| {
+            let nothing = |error: ErrorCode| OffsetFetchResponsePartitions {
+                partition_index,
+                committed_offset: -1,
+                committed_leader_epoch: -1,
+                metadata: Some("".into()),
+                error_code: error.code(),
+            };
+            match self.offsets.fetch(group, topic, partition_index, stable) {
+                Fetched::Nothing => nothing(ErrorCode::None),
+                Fetched::Unstable => nothing(ErrorCode::UnstableOffsetCommit),
+                Fetched::Committed(committed) => OffsetFetchResponsePartitions {
+                    partition_index,
+                    committed_offset: committed.offset,
+                    committed_leader_epoch: committed.leader_epoch,
+                    metadata: Some(committed.metadata.clone().into()),
+                    error_code: 0,
+                },
+            }
+        };
+        OffsetFetchResponseTopics { name: topic.to_owned().into(), partitions: partitions.map(partition).collect() }
+    }
+
+    fn delete_offsets(&mut self, step: &mut Step, request: &OffsetDeleteRequest<'static>) -> Reply {
+        let id = &*request.group_id;
+        let checked = match self.groups.get(id) {
+            _ if id.is_empty() => Err(ErrorCode::InvalidGroupId),
+            Some(Group::Classic(group)) => group.check_offset_delete(),
+            Some(Group::Consumer(_)) => Ok(()),
+            None => Err(ErrorCode::GroupIdNotFound),
+        };
+        if let Err(error) = checked {
+            return error.into();
+        }
+        let mut topics = Vec::with_capacity(request.topics.len());
+        for topic in &request.topics {
+            let is_subscribed = self.groups[id].is_subscribed_to(&topic.name);
+            let partitions = topic.partitions.iter().map(|asked| {
+                let error = if is_subscribed { ErrorCode::GroupSubscribedToTopic } else { ErrorCode::None };
+                if !is_subscribed {
+                    self.offsets.remove(id, &topic.name, asked.partition_index, step);
+                }
+                OffsetDeleteResponsePartition { partition_index: asked.partition_index, error_code: error.code() }
+            });
+            topics.push(OffsetDeleteResponseTopic { partitions: partitions.collect(), name: topic.name.clone() });
+        }
+        self.forget_if_blank(id);
+        GroupReply::DeleteOffsets(OffsetDeleteResponse { topics, ..Default::default() }).into()
+    }
+
+    /// Offsets that nobody has refreshed for long, and groups that have nothing else.
+    fn expire_offsets(&mut self, context: &mut Context<'_>, step: &mut Step) {
+        let (groups, now_ms, retention_ms) = (&self.groups, context.wall_clock_ms, self.config.retention_ms);
+        let had_offsets: Vec<String> = groups.keys().filter(|id| self.offsets.has_any(id)).cloned().collect();
+        let is_expired = |group: &str, topic: &str, committed: &CommittedOffset| {
+            let start = match groups.get(group) {
+                Some(group) if group.is_subscribed_to(topic) => None,
+                Some(group) => group.retention_start(committed.commit_timestamp),
+                None => Some(committed.commit_timestamp),
+            };
+            match committed.expire_timestamp {
+                Some(expires) => start.is_some() && now_ms >= expires,
+                None => start.is_some_and(|start| now_ms.saturating_sub(start) >= retention_ms),
+            }
+        };
+        self.offsets.expire(is_expired, step);
+        for id in had_offsets {
+            if !self.offsets.has_any(&id) {
+                self.delete_if_empty(context, step, &id);
+            }
+        }
+    }
+}
+
+/// Groups as a whole.
+impl GroupCoordinator {
+    fn describe(&self, id: &str) -> DescribedGroup<'static> {
+        match self.groups.get(id) {
+            Some(Group::Classic(group)) => group.describe(),
+            other => DescribedGroup {
+                error_code: ErrorCode::GroupIdNotFound.code(),
+                error_message: Some(not_such(id, other.is_some(), "classic").into()),
+                group_id: id.to_owned().into(),
+                group_state: "Dead".into(),
+                ..Default::default()
+            },
+        }
+    }
+
+    fn describe_consumer(&self, id: &str, context: &Context<'_>) -> DescribedConsumerGroup<'static> {
+        match self.groups.get(id) {
+            _ if id.is_empty() => {
+                DescribedConsumerGroup { error_code: ErrorCode::InvalidGroupId.code(), ..Default::default() }
+            }
+            Some(Group::Consumer(group)) => group.describe(&self.config, context.topics),
+            other => DescribedConsumerGroup {
+                error_code: ErrorCode::GroupIdNotFound.code(),
+                error_message: Some(not_such(id, other.is_some(), "consumer").into()),
+                group_id: id.to_owned().into(),
+                ..Default::default()
+            },
+        }
+    }
+
+    fn list(&self, states: &[String], types: &[String]) -> Vec<ListedGroup<'static>> {
+        let is_wanted =
+            |wanted: &[String], name: &str| wanted.is_empty() || wanted.iter().any(|w| w.eq_ignore_ascii_case(name));
+        let listed = self.groups.iter().map(|(id, group)| match group {
+            Group::Classic(group) => ListedGroup {
+                group_id: id.clone().into(),
+                protocol_type: group.protocol_type().unwrap_or_default().to_owned().into(),
+                group_state: group.state().name().into(),
+                group_type: "classic".into(),
+            },
+            Group::Consumer(group) => ListedGroup {
+                group_id: id.clone().into(),
+                protocol_type: classic::CONSUMER.into(),
+                group_state: group.state().into(),
+                group_type: "consumer".into(),
+            },
+        });
+        listed.filter(|group| is_wanted(states, &group.group_state) && is_wanted(types, &group.group_type)).collect()
+    }
+
+    fn delete(&mut self, context: &mut Context<'_>, step: &mut Step, id: &str) -> DeletableGroupResult<'static> {
+        let error = match self.groups.get(id) {
+            None => ErrorCode::GroupIdNotFound,
+            Some(group) if !group.is_empty() => ErrorCode::NonEmptyGroup,
+            Some(_) => {
+                self.offsets.remove_group(id, step);
+                self.delete_if_empty(context, step, id);
+                ErrorCode::None
+            }
+        };
+        DeletableGroupResult { group_id: id.to_owned().into(), error_code: error.code() }
+    }
+
+    fn delete_if_empty(&mut self, context: &mut Context<'_>, step: &mut Step, id: &str) {
+        match self.groups.get_mut(id) {
+            Some(group) if !group.is_empty() => return,
+            None => return,
+            Some(Group::Classic(group)) => step.records.push(group.tombstone()),
+            Some(Group::Consumer(group)) => group.end(&mut Turn { context, config: &self.config, step }),
+        }
+        self.forget(id);
+    }
+}
+
+fn not_such(id: &str, is_other: bool, kind: &str) -> String {
+    if is_other { format!("Group {id} is not a {kind} group.") } else { format!("Group {id} not found.") }
+}
+
+/// What can be said against a heartbeat of the consumer protocol without its group.
+fn check_consumer_heartbeat(config: &GroupConfig, request: &ConsumerGroupHeartbeatRequest<'_>) -> Result<(), Failure> {
+    let invalid = |why: &str| Err(Failure(ErrorCode::InvalidRequest, why.to_owned()));
+    let is_blank = |text: Option<&str>| text.is_some_and(|text| text.trim().is_empty());
+    if request.group_id.trim().is_empty() {
+        return invalid("GroupId can't be empty.");
+    }
+    if request.member_id.trim().is_empty() {
+        return invalid("MemberId can't be empty.");
+    }
+    if is_blank(request.instance_id.as_deref()) {
+        return invalid("InstanceId can't be empty.");
+    }
+    if is_blank(request.rack_id.as_deref()) {
+        return invalid("RackId can't be empty.");
+    }
+    match request.member_epoch {
+        1.. | -1 => {}
+        0 if request.rebalance_timeout_ms == -1 => {
+            return invalid("RebalanceTimeoutMs must be provided in first request.");
+        }
+        0 if request.topic_partitions.as_ref().is_none_or(|owned| !owned.is_empty()) => {
+            return invalid("TopicPartitions must be empty when (re-)joining.");
+        }
+        0 if request.subscribed_topic_names.is_none() && request.subscribed_topic_regex.is_none() => {
+            return invalid("Either SubscribedTopicNames or SubscribedTopicRegex must be non-null when (re-)joining.");
+        }
+        0 => {}
+        -2 if request.instance_id.is_none() => return invalid("InstanceId can't be null."),
+        -2 => {}
+        _ => return invalid("MemberEpoch is invalid."),
+    }
+    match request.server_assignor.as_deref() {
+        Some(name) if !config.consumer.assignors.iter().any(|assignor| assignor.name() == name) => {
+            let names: BTreeSet<&str> = config.consumer.assignors.iter().map(|assignor| assignor.name()).collect();
+            let names: Vec<&str> = names.into_iter().collect();
+            let why = format!("ServerAssignor {name} is not supported. Supported assignors: {}.", names.join(", "));
+            Err(Failure(ErrorCode::UnsupportedAssignor, why))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Time, topics and the log.
+impl GroupCoordinator {
+    /// What is due.
+    pub fn tick(&mut self, context: &mut Context<'_>) -> Step {
+        let mut step = Step::default();
+        let now_ms = context.now_ms;
+        let due: Vec<String> =
+            self.timers.iter().take_while(|(at, _)| *at <= now_ms).map(|(_, id)| id.clone()).collect();
+        for id in due {
+            let lost = self.with_group(context, &mut step, &id, |group, turn| match group {
+                Group::Classic(group) => {
+                    group.tick(turn);
+                    false
+                }
+                Group::Consumer(group) => group.tick(turn),
+            });
+            if lost == Some(true) {
+                self.downgrade_if_classic(context, &mut step, &id, false);
+            }
+            self.forget_if_blank(&id);
+        }
+        if self.expire_at.is_some_and(|at| at <= now_ms) {
+            self.expire_at = Some(now_ms + self.config.retention_check_interval_ms);
+            self.expire_offsets(context, &mut step);
+        }
+        step
+    }
+
+    /// When [`GroupCoordinator::tick`] is due.
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.timers.first().map(|(at, _)| *at).into_iter().chain(self.expire_at).min()
+    }
+
+    /// Offsets of topics that are gone go too.
+    pub fn topics_changed(&mut self, context: &mut Context<'_>) -> Step {
+        let mut step = Step::default();
+        let topics = context.topics;
+        self.offsets.remove_topics(|topic| topics.get(topic).is_none(), &mut step);
+        for group in self.groups.values_mut() {
+            if let Group::Consumer(group) = group {
+                group.topics_changed();
+            }
+        }
+        step
+    }
+
+    /// Sessions begin.
+    pub fn loaded(&mut self, context: &mut Context<'_>) {
+        self.expire_at = Some(context.now_ms + self.config.retention_check_interval_ms);
+        let ids: Vec<String> = self.groups.keys().cloned().collect();
+        let mut step = Step::default();
+        for id in ids {
+            self.with_group(context, &mut step, &id, |group, turn| match group {
+                Group::Classic(group) => group.loaded(turn.context.now_ms),
+                Group::Consumer(group) => group.loaded(turn),
+            });
+            self.forget_if_blank(&id);
+        }
+        assert!(step.records.is_empty() && step.replies.is_empty(), "a load decides nothing");
+    }
+
+    /// The producer's transaction has ended.
+    pub fn transaction_ended(&mut self, producer_id: i64, committed: bool) {
+        self.offsets.transaction_ended(producer_id, committed);
+    }
+
+    /// Takes a record of the log.
+    ///
+    /// # Errors
+    /// If it is none that this coordinator writes.
+    pub fn replay(&mut self, producer: Option<Producer>, key: &[u8], value: Option<&[u8]>) -> Result<(), DecodeError> {
+        match record_type(key)? {
+            kind @ (LegacyOffsetCommitKey::RECORD_TYPE | OffsetCommitKey::RECORD_TYPE) => {
+                if let Some(group) = self.offsets.replay(kind, producer, key, value)?
+                    && !self.groups.contains_key(&group)
+                {
+                    let simple = ClassicGroup::new(&group);
+                    self.groups.insert(group, Group::Classic(simple));
+                }
+            }
+            GroupMetadataKey::RECORD_TYPE => {
+                let key: GroupMetadataKey<'_> = decode_key(key)?;
+                match value {
+                    None if matches!(self.groups.get(&*key.group), Some(Group::Classic(_))) => {
+                        self.replay_end(&key.group);
+                    }
+                    None => {}
+                    Some(value) => {
+                        let value: GroupMetadataValue<'_> = decode_value(value)?;
+                        let group = ClassicGroup::from_record(&key.group, &value);
+                        self.groups.insert(key.group.into_owned(), Group::Classic(group));
+                    }
+                }
+            }
+            // What topics a group read was kept by earlier versions of Kafka.
+            ConsumerGroupPartitionMetadataKey::RECORD_TYPE => {}
+            kind => match Change::read(kind, key, value)? {
+                Some((group, change)) => self.replay_change(group, change),
+                // A later version's.
+                None => {
+                    return Err(DecodeError::UnsupportedVersion { name: "the record type of a group", version: kind });
+                }
+            },
+        }
+        Ok(())
+    }
+
+    /// A group that has ended may still have offsets, until their own tombstones.
+    fn replay_end(&mut self, id: &str) {
+        self.groups.remove(id);
+        if self.offsets.has_any(id) {
+            self.groups.insert(id.to_owned(), Group::Classic(ClassicGroup::new(id)));
+        }
+    }
+
+    fn replay_change(&mut self, id: String, change: Change) {
+        if !matches!(self.groups.get(&id), Some(Group::Consumer(_))) {
+            // A tombstone of a group that is not there any more, or is of the other kind by now, begins none.
+            if !matches!(change, Change::Group { .. } | Change::Member(..) | Change::Regex(..)) {
+                return;
+            }
+            self.groups.insert(id.clone(), Group::Consumer(ConsumerGroup::new(&id)));
+        }
+        let Some(Group::Consumer(group)) = self.groups.get_mut(&id) else { return };
+        if change == Change::GroupEnd {
+            return self.replay_end(&id);
+        }
+        group.apply(change);
+    }
+}
+
+#[cfg(test)]
+mod tests;

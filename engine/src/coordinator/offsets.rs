@@ -1,0 +1,367 @@
+//! Committed offsets: kept by group, topic and partition, some of them in transactions that are still open.
+//!
+//! Invariant: what is kept is what the records of the log say, in their order; an offset of a transaction
+//! counts when the marker has said so. Who may commit is for the group to decide.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Producer, Record, Step};
+use crate::protocol::data::{LegacyOffsetCommitKey, OffsetCommitKey, OffsetCommitValue};
+use crate::protocol::value::{decode_key, decode_value, encode_key, encode_value};
+use crate::protocol::{DecodeError, RecordData};
+
+/// The value's version without tagged fields, which older brokers read too.
+const VALUE_VERSION: i16 = 3;
+/// The one version that holds a time of expiry.
+const EXPIRING_VALUE_VERSION: i16 = 1;
+
+/// A committed offset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommittedOffset {
+    /// The next record to read.
+    pub offset: i64,
+    /// The leader epoch of the last record that was read; −1 if the client did not say.
+    pub leader_epoch: i32,
+    /// What the client wants kept with it.
+    pub metadata: String,
+    /// When it was committed, in ms since 1970.
+    pub commit_timestamp: i64,
+    /// When it expires, in ms since 1970, if an old client said so.
+    pub expire_timestamp: Option<i64>,
+}
+
+/// An offset and its place among all records.
+#[derive(Debug, Clone)]
+struct Kept {
+    committed: CommittedOffset,
+    sequence: u64,
+}
+
+type Partitions = BTreeMap<i32, Kept>;
+type ByTopic = BTreeMap<String, Partitions>;
+
+/// What a partition of a group has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fetched<'a> {
+    /// This offset.
+    Committed(&'a CommittedOffset),
+    /// None.
+    Nothing,
+    /// A transaction that is still open has one (UNSTABLE_OFFSET_COMMIT).
+    Unstable,
+}
+
+/// All committed offsets of a coordinator.
+#[derive(Debug, Default)]
+pub struct Offsets {
+    groups: BTreeMap<String, ByTopic>,
+    /// Offsets of open transactions, by producer id and group.
+    pending: BTreeMap<i64, BTreeMap<String, ByTopic>>,
+    /// The producers that have such, by group.
+    open: BTreeMap<String, BTreeSet<i64>>,
+    sequence: u64,
+}
+
+impl Offsets {
+    /// Commits an offset; within a transaction if there is a producer.
+    pub fn commit(
+        &mut self,
+        group: &str,
+        topic: &str,
+        partition: i32,
+        committed: CommittedOffset,
+        producer: Option<Producer>,
+        step: &mut Step,
+    ) {
+        let value = OffsetCommitValue {
+            offset: committed.offset,
+            leader_epoch: committed.leader_epoch,
+            metadata: committed.metadata.as_str().into(),
+            commit_timestamp: committed.commit_timestamp,
+            expire_timestamp: committed.expire_timestamp.unwrap_or(-1),
+            ..Default::default()
+        };
+        let version = if committed.expire_timestamp.is_some() { EXPIRING_VALUE_VERSION } else { VALUE_VERSION };
+        let value = encode_value(&value, version).expect("an offset's strings came in a request");
+        step.records.push(Record { key: key(group, topic, partition), value: Some(value) });
+        self.put(group, topic, partition, committed, producer);
+    }
+
+    fn put(
+        &mut self,
+        group: &str,
+        topic: &str,
+        partition: i32,
+        committed: CommittedOffset,
+        producer: Option<Producer>,
+    ) {
+        self.sequence += 1;
+        let kept = Kept { committed, sequence: self.sequence };
+        let by_topic = match producer {
+            None => entry(&mut self.groups, group),
+            Some(producer) => {
+                entry(&mut self.open, group).insert(producer.id);
+                entry(self.pending.entry(producer.id).or_default(), group)
+            }
+        };
+        entry(by_topic, topic).insert(partition, kept);
+    }
+
+    /// What a partition has; with `stable`, what it will keep.
+    pub fn fetch(&self, group: &str, topic: &str, partition: i32, stable: bool) -> Fetched<'_> {
+        if stable && self.is_pending(group, topic, partition) {
+            return Fetched::Unstable;
+        }
+        let kept = self.groups.get(group).and_then(|topics| topics.get(topic)?.get(&partition));
+        kept.map_or(Fetched::Nothing, |kept| Fetched::Committed(&kept.committed))
+    }
+
+    /// Every topic and partition of the group that has an offset.
+    pub fn partitions(&self, group: &str) -> impl Iterator<Item = (&str, impl Iterator<Item = i32>)> {
+        let topics = self.groups.get(group).into_iter().flatten();
+        topics.map(|(topic, partitions)| (topic.as_str(), partitions.keys().copied()))
+    }
+
+    fn is_pending(&self, group: &str, topic: &str, partition: i32) -> bool {
+        let producers = self.open.get(group).into_iter().flatten();
+        producers
+            .filter_map(|producer| self.pending.get(producer)?.get(group)?.get(topic))
+            .any(|partitions| partitions.contains_key(&partition))
+    }
+
+    /// Whether the group has offsets, or a transaction that may bring some.
+    pub fn has_any(&self, group: &str) -> bool {
+        self.groups.contains_key(group) || self.open.contains_key(group)
+    }
+
+    /// Removes an offset, also one of an open transaction.
+    pub fn remove(&mut self, group: &str, topic: &str, partition: i32, step: &mut Step) {
+        if self.forget(group, topic, partition) {
+            step.records.push(Record { key: key(group, topic, partition), value: None });
+        }
+    }
+
+    /// Removes all offsets of a group.
+    pub fn remove_group(&mut self, group: &str, step: &mut Step) {
+        self.remove_where(Some(group), step, |_, _, _| true);
+    }
+
+    /// Removes the offsets of topics that `is_gone`.
+    pub fn remove_topics(&mut self, is_gone: impl Fn(&str) -> bool, step: &mut Step) {
+        self.remove_where(None, step, |_, topic, _| is_gone(topic));
+    }
+
+    /// Removes offsets that are too old, by `is_expired` of group, topic and offset. Those of which an open
+    /// transaction has another stay.
+    pub fn expire(&mut self, is_expired: impl Fn(&str, &str, &CommittedOffset) -> bool, step: &mut Step) {
+        let mut doomed = Vec::new();
+        for (group, topics) in &self.groups {
+            for (topic, partitions) in topics {
+                for (partition, kept) in partitions {
+                    if is_expired(group, topic, &kept.committed) && !self.is_pending(group, topic, *partition) {
+                        doomed.push((group.clone(), topic.clone(), *partition));
+                    }
+                }
+            }
+        }
+        doomed.iter().for_each(|(group, topic, partition)| self.remove(group, topic, *partition, step));
+    }
+
+    fn remove_where(&mut self, group: Option<&str>, step: &mut Step, dooms: impl Fn(&str, &str, i32) -> bool) {
+        let mut doomed = BTreeSet::new();
+        let all = self.groups.iter().chain(self.pending.values().flatten());
+        for (of, topics) in all.filter(|(of, _)| group.is_none_or(|group| group == of.as_str())) {
+            for (topic, partitions) in topics {
+                let dooms = partitions.keys().filter(|partition| dooms(of, topic, **partition));
+                doomed.extend(dooms.map(|partition| (of.clone(), topic.clone(), *partition)));
+            }
+        }
+        doomed.iter().for_each(|(group, topic, partition)| self.remove(group, topic, *partition, step));
+    }
+
+    /// Whether there was such an offset.
+    fn forget(&mut self, group: &str, topic: &str, partition: i32) -> bool {
+        let mut found = take(&mut self.groups, group, topic, partition).is_some();
+        for producer in self.open.get(group).cloned().into_iter().flatten() {
+            let Some(groups) = self.pending.get_mut(&producer) else { continue };
+            found |= take(groups, group, topic, partition).is_some();
+        }
+        found
+    }
+
+    /// The producer's transaction has ended: its offsets count, or never were.
+    pub fn transaction_ended(&mut self, producer_id: i64, committed: bool) {
+        let Some(groups) = self.pending.remove(&producer_id) else { return };
+        self.open.retain(|_, producers| {
+            producers.remove(&producer_id);
+            !producers.is_empty()
+        });
+        for (group, topics) in groups.into_iter().filter(|_| committed) {
+            for (topic, partitions) in topics {
+                for (partition, kept) in partitions {
+                    self.settle(&group, &topic, partition, kept);
+                }
+            }
+        }
+    }
+
+    /// An offset that was committed outside of the transaction, but later, stays.
+    fn settle(&mut self, group: &str, topic: &str, partition: i32, kept: Kept) {
+        let partitions = entry(entry(&mut self.groups, group), topic);
+        if partitions.get(&partition).is_none_or(|present| present.sequence < kept.sequence) {
+            partitions.insert(partition, kept);
+        }
+    }
+
+    /// Takes a record of the log; gives the group if it now has an offset there.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn replay(
+        &mut self,
+        record_type: i16,
+        producer: Option<Producer>,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<Option<String>, DecodeError> {
+        let (group, topic, partition) = if record_type == LegacyOffsetCommitKey::RECORD_TYPE {
+            let key: LegacyOffsetCommitKey<'_> = decode_key(key)?;
+            (key.group.into_owned(), key.topic.into_owned(), key.partition)
+        } else {
+            let key: OffsetCommitKey<'_> = decode_key(key)?;
+            (key.group.into_owned(), key.topic.into_owned(), key.partition)
+        };
+        let Some(value) = value else {
+            self.forget(&group, &topic, partition);
+            return Ok(None);
+        };
+        let value: OffsetCommitValue<'_> = decode_value(value)?;
+        let committed = CommittedOffset {
+            offset: value.offset,
+            leader_epoch: value.leader_epoch,
+            metadata: value.metadata.into_owned(),
+            commit_timestamp: value.commit_timestamp,
+            expire_timestamp: (value.expire_timestamp >= 0).then_some(value.expire_timestamp),
+        };
+        self.put(&group, &topic, partition, committed, producer);
+        Ok(Some(group))
+    }
+}
+
+fn key(group: &str, topic: &str, partition: i32) -> bytes::Bytes {
+    let key = OffsetCommitKey { group: group.into(), topic: topic.into(), partition };
+    encode_key(&key).expect("an offset's names came in a request")
+}
+
+/// The entry, made if absent, with a copy of the name only then.
+fn entry<'m, V: Default>(map: &'m mut BTreeMap<String, V>, name: &str) -> &'m mut V {
+    if !map.contains_key(name) {
+        map.insert(name.to_owned(), V::default());
+    }
+    map.get_mut(name).expect("it is there now")
+}
+
+/// Takes an offset out, and what it leaves empty.
+fn take(groups: &mut BTreeMap<String, ByTopic>, group: &str, topic: &str, partition: i32) -> Option<Kept> {
+    let topics = groups.get_mut(group)?;
+    let partitions = topics.get_mut(topic)?;
+    let taken = partitions.remove(&partition);
+    if partitions.is_empty() {
+        topics.remove(topic);
+    }
+    if topics.is_empty() {
+        groups.remove(group);
+    }
+    taken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offset(offset: i64) -> CommittedOffset {
+        CommittedOffset {
+            offset,
+            leader_epoch: 1,
+            metadata: "m".to_owned(),
+            commit_timestamp: 5,
+            expire_timestamp: None,
+        }
+    }
+
+    fn replayed(records: &[(Option<Producer>, Record)]) -> Offsets {
+        let mut offsets = Offsets::default();
+        for (producer, record) in records {
+            offsets.replay(1, *producer, &record.key, record.value.as_deref()).expect("own records are read");
+        }
+        offsets
+    }
+
+    fn at(offsets: &Offsets, partition: i32) -> Option<i64> {
+        match offsets.fetch("g", "t", partition, false) {
+            Fetched::Committed(committed) => Some(committed.offset),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_transaction_counts_when_it_is_committed_and_a_later_commit_wins() {
+        let producer = Some(Producer { id: 7, epoch: 0 });
+        let mut offsets = Offsets::default();
+        let mut step = Step::default();
+        offsets.commit("g", "t", 0, offset(1), None, &mut step);
+        offsets.commit("g", "t", 0, offset(2), producer, &mut step);
+        offsets.commit("g", "t", 1, offset(3), producer, &mut step);
+        assert_eq!((at(&offsets, 0), at(&offsets, 1)), (Some(1), None));
+        assert_eq!(offsets.fetch("g", "t", 1, true), Fetched::Unstable);
+        offsets.commit("g", "t", 1, offset(4), None, &mut step);
+        offsets.transaction_ended(7, true);
+        assert_eq!((at(&offsets, 0), at(&offsets, 1)), (Some(2), Some(4)));
+        assert!(matches!(offsets.fetch("g", "t", 1, true), Fetched::Committed(_)));
+
+        let mut step = Step::default();
+        offsets.commit("g", "t", 2, offset(9), producer, &mut step);
+        offsets.transaction_ended(7, false);
+        assert_eq!(at(&offsets, 2), None);
+    }
+
+    #[test]
+    fn a_replay_gives_the_same_state() {
+        let producer = Producer { id: 7, epoch: 0 };
+        let (mut offsets, mut log) = (Offsets::default(), Vec::new());
+        let mut step = Step::default();
+        offsets.commit("g", "t", 0, offset(1), None, &mut step);
+        offsets.commit("h", "t", 0, CommittedOffset { expire_timestamp: Some(8), ..offset(1) }, None, &mut step);
+        log.extend(step.records.drain(..).map(|record| (None, record)));
+        offsets.commit("g", "u", 3, offset(5), Some(producer), &mut step);
+        log.extend(step.records.drain(..).map(|record| (Some(producer), record)));
+        offsets.remove("g", "t", 0, &mut step);
+        offsets.remove("g", "absent", 0, &mut step);
+        assert_eq!(step.records.len(), 1, "what is not there needs no tombstone");
+        log.extend(step.records.drain(..).map(|record| (None, record)));
+        let mut again = replayed(&log);
+        for offsets in [&mut offsets, &mut again] {
+            offsets.transaction_ended(7, true);
+            assert!(matches!(offsets.fetch("g", "u", 3, true), Fetched::Committed(_)));
+            assert_eq!(offsets.fetch("g", "t", 0, true), Fetched::Nothing);
+            let Fetched::Committed(kept) = offsets.fetch("h", "t", 0, false) else { panic!("it is there") };
+            assert_eq!((kept.offset, kept.expire_timestamp), (1, Some(8)));
+        }
+    }
+
+    #[test]
+    fn a_removed_group_is_gone_with_its_open_transactions() {
+        let mut offsets = Offsets::default();
+        let mut step = Step::default();
+        offsets.commit("g", "t", 0, offset(1), None, &mut step);
+        offsets.commit("g", "t", 0, offset(2), Some(Producer { id: 7, epoch: 0 }), &mut step);
+        offsets.commit("h", "t", 0, offset(3), None, &mut step);
+        let mut step = Step::default();
+        offsets.remove_group("g", &mut step);
+        assert_eq!(step.records.len(), 1);
+        offsets.transaction_ended(7, true);
+        assert!(!offsets.has_any("g") && offsets.has_any("h"));
+        offsets.expire(|_, _, committed| committed.offset == 3, &mut step);
+        assert!(!offsets.has_any("h"));
+    }
+}

@@ -1,0 +1,233 @@
+//! Members of classic groups, and groups as a whole: JoinGroup, SyncGroup, Heartbeat, LeaveGroup,
+//! DescribeGroups, ListGroups, DeleteGroups.
+//!
+//! A request goes to the coordinator of its group as it is; what versions differ in is put right here.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use engine::coordinator::group::{Client, GroupReply, GroupRequest};
+use engine::coordinator::{self, Kind};
+use engine::protocol::messages::delete_groups::{DeletableGroupResult, DeleteGroupsRequest, DeleteGroupsResponse};
+use engine::protocol::messages::describe_groups::{DescribeGroupsRequest, DescribeGroupsResponse, DescribedGroup};
+use engine::protocol::messages::heartbeat::{HeartbeatRequest, HeartbeatResponse};
+use engine::protocol::messages::join_group::{JoinGroupRequest, JoinGroupResponse};
+use engine::protocol::messages::leave_group::{LeaveGroupRequest, LeaveGroupResponse, MemberIdentity};
+use engine::protocol::messages::list_groups::{ListGroupsRequest, ListGroupsResponse};
+use engine::protocol::messages::sync_group::{SyncGroupRequest, SyncGroupResponse};
+use engine::protocol::{ErrorCode, IntoStatic};
+
+use super::coordinators;
+use crate::broker::Broker;
+use crate::dispatch::{Answer, Call, Refusal};
+
+/// All operations on a group, as bits of `AclOperation`.
+pub const GROUP_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11;
+/// The operations were not asked for.
+pub const NO_OPERATIONS: i32 = i32::MIN;
+/// From this JoinGroup version on an answer may lack a protocol.
+const JOIN_WITHOUT_PROTOCOL: i16 = 7;
+/// From this LeaveGroup version on several members leave at once.
+const LEAVE_TOGETHER: i16 = 3;
+/// From this DescribeGroups version on a group that is not there is an error.
+const DESCRIBE_MISSES_GROUPS: i16 = 6;
+
+/// Asks the group's coordinator.
+pub(super) async fn ask(broker: &Broker, group: &str, request: GroupRequest) -> Result<coordinator::Reply, Refusal> {
+    coordinators::ask(broker, Kind::Group, group, coordinator::Request::Group(request)).await
+}
+
+/// Who asks, in the form that coordinators keep.
+pub fn client(call: &Call, peer: SocketAddr) -> Client {
+    Client { id: call.client_id().to_owned(), host: format!("/{}", peer.ip()) }
+}
+
+/// A member joins; answered when all have.
+///
+/// # Errors
+/// If the request cannot be read, or the node stops.
+pub async fn join(broker: &Rc<Broker>, call: &Call, peer: SocketAddr) -> Result<Answer, Refusal> {
+    let request: JoinGroupRequest<'_> = call.decode()?;
+    let (group, member_id) = (request.group_id.to_string(), request.member_id.clone());
+    let asked = GroupRequest::Join {
+        request: request.clone().into_static(),
+        version: call.version,
+        client: client(call, peer),
+    };
+    let mut response = match ask(broker, &group, asked).await? {
+        coordinator::Reply::Group(GroupReply::Join(response)) => response,
+        other => JoinGroupResponse { error_code: refused(&other), member_id, ..Default::default() },
+    };
+    if call.version < JOIN_WITHOUT_PROTOCOL {
+        response.protocol_name.get_or_insert_default();
+    }
+    call.answer(&response)
+}
+
+/// A member asks for its assignment; answered when the leader has assigned.
+///
+/// # Errors
+/// If the request cannot be read, or the node stops.
+pub async fn sync(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
+    let request: SyncGroupRequest<'_> = call.decode()?;
+    let group = request.group_id.to_string();
+    let response = match ask(broker, &group, GroupRequest::Sync(request.into_static())).await? {
+        coordinator::Reply::Group(GroupReply::Sync(response)) => response,
+        other => SyncGroupResponse { error_code: refused(&other), ..Default::default() },
+    };
+    call.answer(&response)
+}
+
+/// A member lives.
+///
+/// # Errors
+/// If the request cannot be read, or the node stops.
+pub async fn heartbeat(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
+    let request: HeartbeatRequest<'_> = call.decode()?;
+    let group = request.group_id.to_string();
+    let error_code = match ask(broker, &group, GroupRequest::Heartbeat(request.into_static())).await? {
+        coordinator::Reply::Group(GroupReply::Heartbeat(error)) => error.code(),
+        other => refused(&other),
+    };
+    call.answer(&HeartbeatResponse { error_code, ..Default::default() })
+}
+
+/// Members leave.
+///
+/// # Errors
+/// If the request cannot be read, or the node stops.
+pub async fn leave(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
+    let mut request: LeaveGroupRequest<'_> = call.decode()?;
+    if call.version < LEAVE_TOGETHER {
+        let member_id = std::mem::take(&mut request.member_id);
+        request.members = vec![MemberIdentity { member_id, ..Default::default() }];
+    }
+    let group = request.group_id.to_string();
+    let mut response = match ask(broker, &group, GroupRequest::Leave(request.into_static())).await? {
+        coordinator::Reply::Group(GroupReply::Leave(response)) => response,
+        other => LeaveGroupResponse { error_code: refused(&other), ..Default::default() },
+    };
+    if call.version < LEAVE_TOGETHER
+        && response.error_code == 0
+        && let Some(member) = response.members.first()
+    {
+        response.error_code = member.error_code;
+    }
+    call.answer(&response)
+}
+
+/// Describes classic groups.
+///
+/// # Errors
+/// If the request cannot be read, or the node stops.
+pub async fn describe(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
+    let request: DescribeGroupsRequest<'_> = call.decode()?;
+    let unknown =
+        |id: &str, error_code| DescribedGroup { error_code, group_id: id.to_owned().into(), ..Default::default() };
+    let mut groups = for_each_group(
+        broker,
+        request.groups.iter().map(|id| &**id),
+        GroupRequest::Describe,
+        |reply| match reply {
+            GroupReply::Describe(groups) => Some(groups),
+            _ => None,
+        },
+        unknown,
+    )
+    .await?;
+    for group in &mut groups {
+        if request.include_authorized_operations && group.error_code == 0 {
+            group.authorized_operations = GROUP_OPERATIONS;
+        }
+        if call.version < DESCRIBE_MISSES_GROUPS && group.error_code == ErrorCode::GroupIdNotFound.code() {
+            group.error_code = 0;
+            group.error_message = None;
+        }
+    }
+    call.answer(&DescribeGroupsResponse { groups, ..Default::default() })
+}
+
+/// Deletes groups that have no members.
+///
+/// # Errors
+/// If the request cannot be read, or the node stops.
+pub async fn delete(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
+    let request: DeleteGroupsRequest<'_> = call.decode()?;
+    let unknown = |id: &str, error_code| DeletableGroupResult { error_code, group_id: id.to_owned().into() };
+    let results = for_each_group(
+        broker,
+        request.groups_names.iter().map(|id| &**id),
+        GroupRequest::Delete,
+        |reply| match reply {
+            GroupReply::Delete(results) => Some(results),
+            _ => None,
+        },
+        unknown,
+    )
+    .await?;
+    call.answer(&DeleteGroupsResponse { results, ..Default::default() })
+}
+
+/// Asks each group's coordinator for its part of a request, all of them at once; gives one result for each
+/// group, in their order.
+pub(super) async fn for_each_group<'k, T>(
+    broker: &Broker,
+    ids: impl Iterator<Item = &'k str> + Clone,
+    request: impl Fn(Vec<String>) -> GroupRequest,
+    results: impl Fn(GroupReply) -> Option<Vec<T>>,
+    failed: impl Fn(&str, i16) -> T,
+) -> Result<Vec<T>, Refusal> {
+    let (found, elsewhere) = coordinators::by_partition(broker, Kind::Group, ids.clone());
+    let mut all: Vec<Option<T>> = ids.clone().map(|_| None).collect();
+    let ids: Vec<&str> = ids.collect();
+    for (place, error) in elsewhere {
+        all[place] = Some(failed(ids[place], error.code()));
+    }
+    let ask = |(id, parts): (_, Vec<(usize, String)>)| {
+        let (places, names): (Vec<usize>, Vec<String>) = parts.into_iter().unzip();
+        let asked = coordinators::ask_partition(broker, id, coordinator::Request::Group(request(names)));
+        (asked, places)
+    };
+    let asked: Vec<_> = found.into_iter().map(ask).collect();
+    for (asked, places) in asked {
+        match asked.answer().await? {
+            coordinator::Reply::Group(reply) => {
+                let results = results(reply).expect("a coordinator answers what it is asked");
+                places.iter().zip(results).for_each(|(place, result)| all[*place] = Some(result));
+            }
+            other => places.iter().for_each(|place| all[*place] = Some(failed(ids[*place], refused(&other)))),
+        }
+    }
+    Ok(all.into_iter().map(|result| result.expect("each group has a coordinator or none")).collect())
+}
+
+/// Lists groups.
+///
+/// # Errors
+/// If the request cannot be read, or the node stops.
+pub async fn list(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
+    let request: ListGroupsRequest<'_> = call.decode()?;
+    let names = |filter: &[engine::protocol::Str<'_>]| filter.iter().map(|name| name.to_string()).collect();
+    let partitions = coordinators::partitions(broker, Kind::Group);
+    let ask = |id| {
+        let asked = GroupRequest::List { states: names(&request.states_filter), types: names(&request.types_filter) };
+        coordinators::ask_partition(broker, id, coordinator::Request::Group(asked))
+    };
+    let asked: Vec<_> = partitions.into_iter().map(ask).collect();
+    let mut response = ListGroupsResponse::default();
+    for asked in asked {
+        match asked.answer().await? {
+            coordinator::Reply::Group(GroupReply::List(groups)) => response.groups.extend(groups),
+            other => response.error_code = refused(&other),
+        }
+    }
+    call.answer(&response)
+}
+
+/// The code of the error with which a coordinator refused a request as a whole.
+pub(super) fn refused(reply: &coordinator::Reply) -> i16 {
+    match reply {
+        coordinator::Reply::Refused(error) => error.code(),
+        other => unreachable!("a coordinator answers what it is asked, not {other:?}"),
+    }
+}

@@ -262,6 +262,11 @@ impl History {
         self.topics.get(&topic).is_some_and(|topic| topic.deleted)
     }
 
+    /// Whether the topic's deletion was asked for: from then on it may be gone.
+    pub fn is_delete_sent(&self, topic: [u8; 16]) -> bool {
+        self.topics.get(&topic).is_some_and(|topic| topic.delete_sent)
+    }
+
     /// Something else that no correct broker does.
     pub fn broken(&mut self, rule: Rule, partition: Option<Partition>, what: String) {
         self.violations.push(Violation { rule, partition, offset: -1, value: None, what });

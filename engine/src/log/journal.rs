@@ -95,6 +95,9 @@ struct State {
     free: Vec<File>,
     /// Files that there are, in use or not.
     files: usize,
+    /// Whether there may be more than [`JOURNAL_FILES`]: while a start takes over what it found, which may be of
+    /// more journals than there are now, nothing can be drained to make room.
+    unbounded: bool,
     /// The number that names the next file made.
     next_name: u32,
     open: GroupBuilder,
@@ -139,6 +142,7 @@ impl Journal {
             current: None,
             full: VecDeque::new(),
             files: reusable.len(),
+            unbounded: true,
             free: reusable,
             next_name,
             open: GroupBuilder::new(BLOCK),
@@ -284,15 +288,27 @@ impl Journal {
         let mut state = self.state.borrow_mut();
         while state.full.front().is_some_and(|(sequence, _)| *sequence < file_sequence) {
             let (_, file) = state.full.pop_front().expect("there is a front");
-            state.free.push(file);
+            if state.files > JOURNAL_FILES {
+                // Left for the next start to remove.
+                state.files -= 1;
+            } else {
+                state.free.push(file);
+            }
         }
         drop(state);
         self.work_bell.ring();
     }
 
+    /// The start has taken over what it found: from now on no more files are made than [`JOURNAL_FILES`].
+    pub fn keep_to_bound(&self) {
+        self.state.borrow_mut().unbounded = false;
+    }
+
     /// Files of an earlier start, or of a journal that has no core any more, that may be used from now on.
-    pub fn add_free(&self, files: Vec<File>) {
+    /// Those beyond the bound are left for the next start to remove.
+    pub fn add_free(&self, mut files: Vec<File>) {
         let mut state = self.state.borrow_mut();
+        files.truncate(JOURNAL_FILES.saturating_sub(state.files));
         state.files += files.len();
         state.free.extend(files);
         drop(state);
@@ -446,7 +462,7 @@ impl Journal {
             self.work_bell
                 .until(|| {
                     let state = self.state.borrow();
-                    (state.free.is_empty() && state.files < JOURNAL_FILES).then_some(())
+                    (state.free.is_empty() && (state.unbounded || state.files < JOURNAL_FILES)).then_some(())
                 })
                 .await;
             if let Err(error) = self.prepare_file().await {

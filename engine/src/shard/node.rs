@@ -433,6 +433,7 @@ impl Core {
             return Err(io::Error::other("the disk failed while the logs were taken over"));
         }
         shard.write_checkpoint(replay_from).await?;
+        journal.keep_to_bound();
         *self.0.shard.borrow_mut() = Some(shard);
         Ok(())
     }
@@ -484,6 +485,21 @@ async fn make_dir(io: &Io, dir: &Path) -> io::Result<()> {
     }
 }
 
+/// Behind a journal's number: it is being removed, and nobody reads it.
+const GONE: &str = "-gone";
+
+/// Removes what is left of journals that are being removed.
+async fn remove_gone_journals(io: &Io, root: &Path) -> io::Result<()> {
+    for entry in io.read_dir(root).await?.iter().filter(|entry| entry.is_dir && entry.name.ends_with(GONE)) {
+        let dir = root.join(&entry.name);
+        for file in io.read_dir(&dir).await? {
+            io.remove_file(&dir.join(file.name)).await?;
+        }
+        io.remove_dir(&dir).await?;
+    }
+    io.sync_dir(root).await
+}
+
 fn journals_dir(data_dir: &Path) -> PathBuf {
     data_dir.join("@journal")
 }
@@ -523,6 +539,7 @@ impl Core {
         let root = journals_dir(data_dir);
         let quarantine = data_dir.join("@quarantine");
         make_dir(io, &root).await.map_err(StartError::io(root.display()))?;
+        remove_gone_journals(io, &root).await.map_err(StartError::io(root.display()))?;
         make_dir(io, &quarantine).await.map_err(StartError::io(quarantine.display()))?;
         let started = io.now();
         let recovered = recovery::recover(io, &root, &quarantine).await.map_err(StartError::io(root.display()))?;
@@ -627,16 +644,16 @@ impl Core {
         Ok(())
     }
 
-    /// Removes a journal that has no core any more. Its checkpoint goes last: without it, its files say nothing.
+    /// Removes a journal that has no core any more: all of it at once by its name, for a part of its files would
+    /// look like damage to the next start.
     async fn remove_journal(&self, journal: &RecoveredJournal) -> io::Result<()> {
         let io = &self.0.io;
-        for name in journal.needed.iter().chain(&journal.free) {
-            io.remove_file(&journal.dir.join(name)).await?;
-        }
-        io.sync_dir(&journal.dir).await?;
-        checkpoint::remove_others(io, &journal.dir, None).await?;
-        io.remove_dir(&journal.dir).await?;
-        io.sync_dir(&journals_dir(&self.0.config.data_dir)).await
+        let mut gone = journal.dir.clone().into_os_string();
+        gone.push(GONE);
+        let root = journals_dir(&self.0.config.data_dir);
+        io.rename(&journal.dir, Path::new(&gone)).await?;
+        io.sync_dir(&root).await?;
+        remove_gone_journals(io, &root).await
     }
 
     /// Serves the controller's requests in their order, for ever.

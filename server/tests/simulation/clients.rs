@@ -1,6 +1,7 @@
 //! What the clients of a seed share, and the admin among them.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -55,6 +56,12 @@ pub(crate) struct Clients {
     pub(crate) topics: RefCell<Vec<Topic>>,
     /// Whether faults may have damaged what a client reads: then a sequence may be refused.
     pub(crate) damage: bool,
+    /// Crashes so far.
+    pub(crate) crashes: Cell<u64>,
+    /// How many crashes there had been when a client first knew that a value is there.
+    known: RefCell<BTreeMap<u64, u64>>,
+    /// The names of all topics that ever were.
+    names: RefCell<BTreeMap<[u8; 16], String>>,
     next_value: Cell<u64>,
     next_stream: Cell<u64>,
     stopping: Cell<bool>,
@@ -80,6 +87,9 @@ impl Clients {
             history: RefCell::default(),
             topics: RefCell::default(),
             damage,
+            crashes: Cell::new(0),
+            known: RefCell::default(),
+            names: RefCell::default(),
             next_value: Cell::new(0),
             next_stream: Cell::new(0),
             stopping: Cell::new(false),
@@ -142,6 +152,25 @@ impl Clients {
         stream
     }
 
+    /// A client has learnt that these values are there.
+    pub(crate) fn note_known(&self, values: impl Iterator<Item = u64>) {
+        let mut known = self.known.borrow_mut();
+        for value in values {
+            known.entry(value).or_insert(self.crashes.get());
+        }
+    }
+
+    /// How many crashes there had been when a client first knew that a value is there.
+    pub(crate) fn known_since(&self, value: u64) -> u64 {
+        self.known.borrow().get(&value).copied().unwrap_or(0)
+    }
+
+    /// The name of a partition's directory.
+    pub(crate) fn directory(&self, partition: Partition) -> String {
+        let names = self.names.borrow();
+        format!("{}-{}", names.get(&partition.topic).map_or("", String::as_str), partition.number)
+    }
+
     pub(crate) fn chance(&self, name: u64) -> Chance {
         Chance::new(self.seed, name)
     }
@@ -165,6 +194,7 @@ impl Clients {
 
     fn learn(&self, topic: Topic, deleted_before: bool) {
         self.history.borrow_mut().topic_seen(topic.id.0, deleted_before);
+        self.names.borrow_mut().insert(topic.id.0, topic.name.clone());
         let mut topics = self.topics.borrow_mut();
         topics.retain(|known| known.name != topic.name);
         topics.push(topic);

@@ -215,8 +215,7 @@ fn take(clients: &Clients, followed: &mut Followed, data: &PartitionData<'_>) ->
             return true;
         }
         ErrorCode::UnknownTopicOrPartition | ErrorCode::UnknownTopicId => {
-            let known = clients.topics.borrow().iter().any(|topic| topic.id == followed.topic);
-            followed.closed = !known || history.is_deleted(followed.topic.0);
+            followed.closed = history.is_delete_sent(followed.topic.0);
             return false;
         }
         ErrorCode::OffsetOutOfRange => {
@@ -242,6 +241,7 @@ fn take(clients: &Clients, followed: &mut Followed, data: &PartitionData<'_>) ->
         return false;
     }
     history.read(place, followed.offset, data.high_watermark, &records);
+    clients.note_known(records.iter().map(|(_, value)| *value));
     if let Some((last, _)) = records.last() {
         if *last < followed.offset {
             history.broken(Rule::Gap, Some(place), format!("a read from {} gives what is before it", followed.offset));
@@ -253,7 +253,7 @@ fn take(clients: &Clients, followed: &mut Followed, data: &PartitionData<'_>) ->
 }
 
 /// The (offset, value) of whole batches.
-fn unpack(bytes: &[u8], records: &mut Vec<(i64, u64)>) -> Result<(), String> {
+pub(crate) fn unpack(bytes: &[u8], records: &mut Vec<(i64, u64)>) -> Result<(), String> {
     for batch in batches(bytes) {
         let batch = batch.map_err(|error| format!("a batch: {error}"))?;
         if !batch.crc_ok() {

@@ -12,6 +12,9 @@ mod chance;
 mod clients;
 mod cluster;
 mod consumer;
+mod ledger;
+#[cfg(feature = "planted")]
+mod planted;
 mod producer;
 mod report;
 mod seed;

@@ -252,15 +252,15 @@ impl Producer {
         match outcome {
             ErrorCode::None => {
                 let batch = target.unanswered.remove(at).expect("just found");
-                history.acknowledged(partition, batch.values, answer.base_offset);
+                history.acknowledged(partition, batch.values.clone(), answer.base_offset);
+                self.clients.note_known(batch.values);
                 if answer.log_start_offset > 0 {
                     history.broken(Rule::WentBack, Some(partition), "a log start moved, and nobody moved it".into());
                 }
                 return;
             }
             ErrorCode::UnknownTopicOrPartition | ErrorCode::UnknownTopicId => {
-                let gone = history.is_deleted(target.topic.0);
-                target.closed = gone || !self.clients.topics.borrow().iter().any(|topic| topic.id == target.topic);
+                target.closed = history.is_delete_sent(target.topic.0);
             }
             // It may have been appended or not, or the disk is full or failing.
             ErrorCode::KafkaStorageError | ErrorCode::RequestTimedOut | ErrorCode::NotLeaderOrFollower => {}

@@ -1,13 +1,15 @@
 //! Many seeds on some threads, and what they came to together.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use engine::io::sim::{Coverage, FaultClass};
+use engine::io::sim::Coverage;
 
+use crate::ledger::Excuse;
 use crate::seed::{LEAST_ACKNOWLEDGED, Outcome, live};
 
 /// With fewer seeds than this a class of faults may by chance not fire.
@@ -25,6 +27,7 @@ pub(crate) struct Report {
     crashes: u64,
     starts: u64,
     coverage: Coverage,
+    excused: BTreeMap<Excuse, u64>,
     failed: Vec<(u64, Vec<String>)>,
 }
 
@@ -71,6 +74,9 @@ impl Report {
                 self.crashes += outcome.crashes;
                 self.starts += outcome.starts;
                 self.coverage.merge(&outcome.coverage);
+                for (excuse, records) in outcome.excused {
+                    *self.excused.entry(excuse).or_default() += records;
+                }
             }
             Err(wrong) => {
                 let shown: Vec<_> = wrong.iter().take(SHOWN).map(String::as_str).collect();
@@ -85,16 +91,13 @@ impl Report {
         let failed = self.failed.iter().map(|(seed, wrong)| {
             format!("seed {seed}: {} (SEED={seed} cargo test -p corelog --test simulation)", wrong[0])
         });
-        let silent = self
-            .coverage
-            .iter()
-            .filter(|(class, times)| *times == 0 && self.seeds >= SEEDS_FOR_COVERAGE && !is_damage(*class));
-        failed.chain(silent.map(|(class, _)| format!("{class:?} never happened"))).collect()
+        let all_classes = self.seeds >= SEEDS_FOR_COVERAGE;
+        let silent = self.coverage.iter().filter(|(_, times)| *times == 0 && all_classes);
+        let silent = silent.map(|(class, _)| format!("{class:?} never happened"));
+        let excused: u64 = self.excused.values().sum();
+        let too_many = (excused * 100 > self.acknowledged && all_classes).then(|| format!("{excused} records are excused"));
+        failed.chain(silent).chain(too_many).collect()
     }
-}
-
-fn is_damage(class: FaultClass) -> bool {
-    matches!(class, FaultClass::BitFlip | FaultClass::LostWrite | FaultClass::MisdirectedWrite)
 }
 
 impl fmt::Display for Report {
@@ -110,6 +113,9 @@ impl fmt::Display for Report {
             self.starts,
             self.crashes
         )?;
+        let excused: u64 = self.excused.values().sum();
+        let share = excused as f64 * 100.0 / self.acknowledged.max(1) as f64;
+        writeln!(f, "excused by damage at rest: {excused} records, {share:.3} %: {:?}", self.excused)?;
         let classes: Vec<_> = self.coverage.iter().map(|(class, times)| format!("{class:?} {times}")).collect();
         write!(f, "faults: {}", classes.join(", "))
     }

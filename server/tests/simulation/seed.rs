@@ -1,22 +1,26 @@
 //! One seed: several lives of a broker under load and faults, then peace, and judgement.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use checker::{Rule, Summary, Violation};
+use checker::{Partition, Rule, Summary, Violation};
 use engine::io::sim::{Coverage, CrashKind, Faults};
 
 use crate::chance::Chance;
 use crate::clients::{Clients, Load, list_topics};
 use crate::cluster::{Cluster, Layout};
 use crate::consumer::{Followed, fetch};
+use crate::ledger::{Excuse, Ledger};
 use crate::wire::Connection;
 
 /// Each seed acknowledges at least so many records.
 pub(crate) const LEAST_ACKNOWLEDGED: u64 = 1_000;
 /// The longest life, in virtual time.
 const LONGEST_LIFE: Duration = Duration::from_secs(15);
+/// How often the ledger looks for new damage.
+const GLANCE: Duration = Duration::from_millis(10);
 /// What a broker may need to start, or clients to get on, once all faults are over.
 const RECOVERY: Duration = Duration::from_secs(120);
 
@@ -26,6 +30,8 @@ pub(crate) struct Outcome {
     pub(crate) crashes: u64,
     pub(crate) starts: u64,
     pub(crate) coverage: Coverage,
+    /// Acknowledged or read records that damage at rest excuses, by why.
+    pub(crate) excused: BTreeMap<Excuse, u64>,
     pub(crate) violations: Vec<Violation>,
     pub(crate) trace: u64,
 }
@@ -47,20 +53,18 @@ pub(crate) fn live(seed: u64) -> Outcome {
     let load = draw_load(&mut chance);
     let clients = Clients::new(seed, load, cluster.address, damage);
     clients.start(&cluster.world.io(cluster.clients, 0));
-    let mut run = Run { cluster, clients, chance, crashes: 0, starts: 0 };
+    let mut run = Run { cluster, clients, chance, ledger: Ledger::default(), crashes: 0, starts: 0 };
     run.hard_times();
     run.peace();
-    let coverage = run.cluster.world.coverage();
-    let trace = run.cluster.world.trace_hash();
-    let history = run.clients.history.take();
-    let (summary, violations) = history.finish();
-    Outcome { summary, crashes: run.crashes, starts: run.starts, coverage, violations, trace }
+    run.judge()
 }
 
 /// The simulator's swarm, in some seeds with rarer classes far more often: each of them ends a life, and a seed
 /// has few.
 fn draw_faults(seed: u64, chance: &mut Chance) -> Faults {
-    let mut faults = Faults::swarm(seed, false);
+    let mut faults = Faults::swarm(seed, seed % 2 == 1);
+    let mirror = *chance.pick(&["-a", "-b"]);
+    faults.damage_filter = Some(Rc::new(move |path: &Path| may_be_damaged(path, mirror)));
     let more = *chance.pick(&[1.0, 1.0, 5.0, 20.0]);
     for rate in [
         &mut faults.read_error,
@@ -74,6 +78,13 @@ fn draw_faults(seed: u64, chance: &mut Chance) -> Faults {
         *rate *= more;
     }
     faults
+}
+
+/// What is kept twice is damaged in one of its copies: both together only say that the broker must not start.
+fn may_be_damaged(path: &Path, mirror: &str) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let mirrored = name.starts_with("log-") || name.starts_with("checkpoint-");
+    if mirrored { name.trim_end_matches(".new").ends_with(mirror) } else { name.contains('.') }
 }
 
 fn draw_layout(chance: &mut Chance) -> Layout {
@@ -107,6 +118,7 @@ struct Run {
     cluster: Cluster,
     clients: Rc<Clients>,
     chance: Chance,
+    ledger: Ledger,
     crashes: u64,
     starts: u64,
 }
@@ -136,19 +148,33 @@ impl Run {
         match end {
             End::Steps(steps) => {
                 let until = self.cluster.world.steps() + steps;
-                let world = &self.cluster.world;
-                world.run_until(LONGEST_LIFE, || world.steps() >= until || !self.cluster.is_running());
+                self.run_until(LONGEST_LIFE, |run| {
+                    run.cluster.world.steps() >= until || !run.cluster.is_running()
+                });
             }
             End::Acknowledged(more, moment) => {
                 self.trouble();
                 let goal = self.clients.acknowledged() + more;
-                let (cluster, clients) = (&self.cluster, &self.clients);
-                let done = || !cluster.is_running() || clients.acknowledged() >= goal;
-                cluster.world.run_until(LONGEST_LIFE, done);
-                cluster.world.run_until(moment, || !cluster.is_running());
+                self.run_until(LONGEST_LIFE, |run| {
+                    !run.cluster.is_running() || run.clients.acknowledged() >= goal
+                });
+                self.run_until(moment, |run| !run.cluster.is_running());
             }
         }
         self.crash();
+    }
+
+    /// Runs until the condition holds, with an eye on what is damaged meanwhile; whether it held.
+    fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&Run) -> bool) -> bool {
+        let end = self.cluster.world.now() + limit;
+        loop {
+            let left = end.since(self.cluster.world.now());
+            let held = self.cluster.world.run_until(left.min(GLANCE), || done(self));
+            self.ledger.look(&self.cluster.world, self.cluster.broker);
+            if held || left <= GLANCE {
+                return held;
+            }
+        }
     }
 
     /// What the fault classes do not do by themselves.
@@ -175,6 +201,8 @@ impl Run {
         self.cluster.world.crash(self.cluster.broker, kind);
         let pause = Duration::from_micros(self.chance.log_below(22));
         self.cluster.world.run_for(pause);
+        self.ledger.crash(&self.cluster.world, self.cluster.broker, self.crashes - 1);
+        self.clients.crashes.set(self.crashes);
     }
 
     /// No more faults: the broker starts, clients get on until they have what a seed must have, everything is
@@ -190,18 +218,16 @@ impl Run {
         if !self.start_in_peace() {
             return;
         }
-        let clients = self.clients.clone();
-        let enough = || clients.acknowledged() >= LEAST_ACKNOWLEDGED;
-        if !self.cluster.world.run_until(RECOVERY, enough) {
+        if !self.run_until(RECOVERY, |run| run.clients.acknowledged() >= LEAST_ACKNOWLEDGED) {
             self.stuck("producers get nothing acknowledged");
         }
         self.clients.stop();
-        if !self.cluster.world.run_until(RECOVERY, || clients.have_stopped()) {
+        if !self.run_until(RECOVERY, |run| run.clients.have_stopped()) {
             self.stuck("clients wait for answers");
         }
         self.sweep();
         self.cluster.world.stop(self.cluster.broker);
-        if !self.cluster.world.run_until(RECOVERY, || !self.cluster.is_running()) {
+        if !self.run_until(RECOVERY, |run| !run.cluster.is_running()) {
             self.stuck("the broker does not stop");
             self.cluster.world.crash(self.cluster.broker, CrashKind::Kill);
         }
@@ -213,8 +239,8 @@ impl Run {
     fn start_in_peace(&mut self) -> bool {
         self.starts += 1;
         self.cluster.start(self.chance.between(1, 4) as usize);
+        self.run_until(RECOVERY, |run| run.cluster.is_ready() || !run.cluster.is_running());
         let cluster = &self.cluster;
-        cluster.world.run_until(RECOVERY, || cluster.is_ready() || !cluster.is_running());
         if !cluster.is_ready() || !cluster.is_running() {
             let why = cluster.take_failures();
             self.stuck(&format!("the broker does not start: {why:?}"));
@@ -245,6 +271,43 @@ impl Run {
         match topics {
             Some(topics) => self.clients.history.borrow_mut().end_sweep(&topics),
             None => self.stuck("the last connection is lost"),
+        }
+    }
+
+    /// What the seed came to. Where the simulator itself has damaged what was at rest, the ledger says which of the
+    /// broken promises that excuses.
+    fn judge(self) -> Outcome {
+        let history = self.clients.history.take();
+        let (summary, broken) = history.finish();
+        let mut excused: BTreeMap<Excuse, BTreeSet<(Option<Partition>, i64)>> = BTreeMap::new();
+        let mut violations = Vec::new();
+        for violation in broken {
+            match self.excuse(&violation) {
+                Some(excuse) => drop(excused.entry(excuse).or_default().insert((violation.partition, violation.offset))),
+                None => violations.push(violation),
+            }
+        }
+        let excused = excused.into_iter().map(|(excuse, records)| (excuse, records.len() as u64)).collect();
+        let (coverage, trace) = (self.cluster.world.coverage(), self.cluster.world.trace_hash());
+        Outcome { summary, crashes: self.crashes, starts: self.starts, coverage, excused, violations, trace }
+    }
+
+    fn excuse(&self, violation: &Violation) -> Option<Excuse> {
+        let directory = self.clients.directory(violation.partition?);
+        let of_value = |value| self.ledger.excuse(&directory, value, self.clients.known_since(value));
+        let told = violation.what.ends_with("CORRUPT_MESSAGE");
+        match (violation.rule, violation.value) {
+            // A loss is told, unless it cannot be told from what was never durable.
+            (Rule::Lost, Some(value)) => of_value(value).filter(|excuse| told || *excuse == Excuse::Tail),
+            (Rule::Corrupt, Some(value)) if told => of_value(value),
+            // A record of which no client knew.
+            (Rule::Corrupt, None) if told => self.ledger.is_touched(&directory).then_some(Excuse::Journal),
+            // What came behind a journal's damaged end is as if it had never been.
+            (Rule::Changed | Rule::WentBack, _) => self.ledger.was_ambiguous().then_some(Excuse::Tail),
+            // The producer's state went with the record.
+            (Rule::Duplicate, Some(value)) => of_value(value),
+            (Rule::Hole, _) => self.ledger.is_touched(&directory).then_some(Excuse::Journal),
+            _ => None,
         }
     }
 }

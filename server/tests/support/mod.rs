@@ -108,7 +108,11 @@ impl Client {
     }
 
     /// The answer to a request; `None` if the broker has closed the connection. Answers live as long as the test.
-    pub(crate) async fn try_ask<'a, R: Request<'a>>(&mut self, request: &R, version: i16) -> Option<R::Response<'static>> {
+    pub(crate) async fn try_ask<'a, R: Request<'a>>(
+        &mut self,
+        request: &R,
+        version: i16,
+    ) -> Option<R::Response<'static>> {
         self.sent += 1;
         let mut encoder = Encoder::frame();
         let client_id = Some(self.client_id.as_str().into());

@@ -101,8 +101,12 @@ impl Client {
         self.core.request(owner(id, self.core.shards()), request).await.expect("a running node answers")
     }
 
-    /// As the broker does for a client of either version.
+    /// A client of version 1 adds the partition itself, before it sends anything; the broker then looks for it. For
+    /// one of version 2 the broker adds it.
     async fn guard(&self, producer: Producer, sequence: i32, index: i32) -> Result<Option<Guard>, ErrorCode> {
+        if !self.bumps_epoch {
+            self.add(producer, index, false).await?;
+        }
         let id = self.partition(index);
         let Producer { id: producer_id, epoch } = producer;
         let wanted =
@@ -111,17 +115,25 @@ impl Client {
             panic!("answers its request")
         };
         let Verification::Ask(guard) = verified[0]? else { return Ok(None) };
+        self.add(producer, index, !self.bumps_epoch).await?;
+        Ok(Some(guard))
+    }
+
+    async fn add(&self, producer: Producer, index: i32, verify_only: bool) -> Result<(), ErrorCode> {
         for _ in 0..50 {
             let add = TransactionRequest::AddPartitions {
                 transactional_id: self.name.clone(),
                 producer,
                 partitions: [("t".to_owned(), [index].into())].into(),
                 bumps_epoch: self.bumps_epoch,
-                verify_only: false,
+                verify_only,
             };
             match self.coordinate(add).await {
+                Ok(TransactionReply::Partitions(results)) if results[0].2 == ErrorCode::None => return Ok(()),
+                Ok(TransactionReply::Partitions(results)) => return Err(results[0].2),
                 Err(ErrorCode::ConcurrentTransactions) => self.io.sleep(Duration::from_millis(5)).await,
-                other => return other.map(|_| Some(guard)),
+                Err(error) => return Err(error),
+                other => panic!("not the answer: {other:?}"),
             }
         }
         Err(ErrorCode::ConcurrentTransactions)
@@ -174,7 +186,7 @@ impl Client {
             1 => return Err(ErrorCode::UnknownServerError),
             _ => {}
         }
-        let committed = self.io.random_u64() % 3 != 0;
+        let committed = !self.io.random_u64().is_multiple_of(3);
         let end = || TransactionRequest::End {
             transactional_id: self.name.clone(),
             producer,
@@ -184,7 +196,9 @@ impl Client {
         };
         // An answer may be lost: the same request again has the same answer.
         let mut result = self.producer(end()).await;
-        while result.is_ok() && self.io.random_u64() % 4 == 0 || result == Err(ErrorCode::ConcurrentTransactions) {
+        while result.is_ok() && self.io.random_u64().is_multiple_of(4)
+            || result == Err(ErrorCode::ConcurrentTransactions)
+        {
             self.io.sleep(Duration::from_millis(3)).await;
             result = self.producer(end()).await;
         }
@@ -289,7 +303,7 @@ fn live(seed: u64) -> [usize; 3] {
         assert!(world.run_until(Duration::from_secs(60), || ready.borrow().is_some()), "seed {seed}: it starts");
         world.run_for(Duration::from_millis(300 + (seed * 131 + life * 977) % 9000));
         drop(ready);
-        world.crash(node, if (seed + life) % 2 == 0 { CrashKind::PowerLoss } else { CrashKind::Kill });
+        world.crash(node, if (seed + life).is_multiple_of(2) { CrashKind::PowerLoss } else { CrashKind::Kill });
         world.run_for(Duration::from_secs(40));
     }
     let ready = start_node(&world, node, &history, 2, false);

@@ -234,10 +234,13 @@ pub struct Subject<'a> {
     pub host: &'a str,
 }
 
+/// The rules about resources of one kind, by name.
+type RulesByName = BTreeMap<String, Arc<BTreeSet<AclRule>>>;
+
 /// All ACLs, by what they are about. A clone shares the rules.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Acls {
-    patterns: BTreeMap<(ResourceType, PatternType), BTreeMap<String, Arc<BTreeSet<AclRule>>>>,
+    patterns: BTreeMap<(ResourceType, PatternType), RulesByName>,
     count: usize,
 }
 

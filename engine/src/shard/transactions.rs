@@ -141,7 +141,7 @@ impl Shard {
         let marker =
             EndTransactionMarker { committed: markers.committed, producer_id, producer_epoch, coordinator_epoch };
         let image = self.image.borrow().clone();
-        let mut by_shard: BTreeMap<usize, Vec<((String, i32), MarkerPart)>> = BTreeMap::new();
+        let mut by_shard: BTreeMap<usize, Vec<(_, MarkerPart)>> = BTreeMap::new();
         for (topic, partition) in left {
             // What is deleted needs no marker.
             let Some(found) = image.topic(&topic).filter(|found| (partition as usize) < found.partitions.len()) else {

@@ -152,13 +152,16 @@ pub fn partitions(broker: &Broker, kind: Kind) -> Vec<PartitionId> {
     all.filter_map(|index| route::find_partition(broker, topic, index).ok()).collect()
 }
 
-/// Keys by the partition that they belong to, each with its place; and the places of those whose coordinator
+/// Keys by the partition that they belong to, each with its place among those asked for.
+type KeysByPartition = BTreeMap<PartitionId, Vec<(usize, String)>>;
+
+/// Keys by the partition that they belong to; and the places of those whose coordinator
 /// is not here.
 pub fn by_partition<'k>(
     broker: &Broker,
     kind: Kind,
     keys: impl Iterator<Item = &'k str>,
-) -> (BTreeMap<PartitionId, Vec<(usize, String)>>, Vec<(usize, ErrorCode)>) {
+) -> (KeysByPartition, Vec<(usize, ErrorCode)>) {
     let (mut found, mut elsewhere) = (BTreeMap::<_, Vec<_>>::new(), Vec::new());
     for (place, key) in keys.enumerate() {
         match partition(broker, kind, key) {

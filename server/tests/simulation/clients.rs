@@ -91,7 +91,7 @@ impl Clients {
     /// Starts all clients on the machine of `io`.
     pub(crate) fn start(self: &Rc<Clients>, io: &Io) {
         let load = &self.load;
-        self.run(io, |clients, io| administrate(clients, io));
+        self.run(io, administrate);
         for number in 0..load.idempotent_producers + load.plain_producers {
             let idempotent = number < load.idempotent_producers;
             self.run(io, move |clients, io| producer::produce(clients, io, number as u64, idempotent));

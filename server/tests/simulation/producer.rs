@@ -173,19 +173,19 @@ impl Producer {
         let mut next = vec![0; self.targets.len()];
         for _ in 0..self.chance.between(1, MOST_UNANSWERED as u64) {
             let mut parts = Parts::new();
-            for index in 0..self.targets.len() {
+            for (index, next) in next.iter_mut().enumerate() {
                 if self.chance.one_in(3) && self.targets.len() > 1 {
                     continue;
                 }
-                if next[index] == self.targets[index].unanswered.len() {
-                    let full = next[index] == MOST_UNANSWERED;
+                if *next == self.targets[index].unanswered.len() {
+                    let full = *next == MOST_UNANSWERED;
                     if full || self.clients.is_stopping() {
                         continue;
                     }
                     self.add_batch(index);
                 }
-                parts.push((index, self.targets[index].unanswered[next[index]].values.start));
-                next[index] += 1;
+                parts.push((index, self.targets[index].unanswered[*next].values.start));
+                *next += 1;
             }
             if !parts.is_empty() {
                 requests.push(parts);

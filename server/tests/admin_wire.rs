@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use engine::controller::broker_configs::STANDARD_AUTHORIZER;
 use engine::protocol::ErrorCode as E;
+use engine::protocol::messages::add_offsets_to_txn::AddOffsetsToTxnRequest;
+use engine::protocol::messages::add_partitions_to_txn::{AddPartitionsToTxnRequest, AddPartitionsToTxnTopic};
 use engine::protocol::messages::alter_client_quotas::{
     AlterClientQuotasRequest, OpData, RequestEntityData, RequestEntryData,
 };
@@ -20,32 +22,47 @@ use engine::protocol::messages::alter_user_scram_credentials::{
     AlterUserScramCredentialsRequest, ScramCredentialUpsertion,
 };
 use engine::protocol::messages::api_versions::ApiVersionsRequest;
+use engine::protocol::messages::consumer_group_heartbeat::ConsumerGroupHeartbeatRequest;
 use engine::protocol::messages::create_acls::{AclCreation, CreateAclsRequest};
 use engine::protocol::messages::create_delegation_token::CreateDelegationTokenRequest;
 use engine::protocol::messages::create_partitions::{CreatePartitionsRequest, CreatePartitionsTopic};
 use engine::protocol::messages::create_topics::{CreatableTopic, CreatableTopicConfig, CreateTopicsRequest};
 use engine::protocol::messages::delete_acls::{DeleteAclsFilter, DeleteAclsRequest};
+use engine::protocol::messages::delete_groups::DeleteGroupsRequest;
 use engine::protocol::messages::delete_records::{DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic};
 use engine::protocol::messages::delete_topics::{DeleteTopicState, DeleteTopicsRequest};
 use engine::protocol::messages::describe_acls::DescribeAclsRequest;
 use engine::protocol::messages::describe_client_quotas::DescribeClientQuotasRequest;
 use engine::protocol::messages::describe_configs::{DescribeConfigsRequest, DescribeConfigsResource};
+use engine::protocol::messages::describe_groups::DescribeGroupsRequest;
 use engine::protocol::messages::describe_log_dirs::DescribeLogDirsRequest;
 use engine::protocol::messages::describe_quorum::{
     DescribeQuorumRequest, RequestPartitionData as QuorumPartition, RequestTopicData as QuorumTopic,
 };
 use engine::protocol::messages::describe_topic_partitions::DescribeTopicPartitionsRequest;
+use engine::protocol::messages::describe_transactions::DescribeTransactionsRequest;
 use engine::protocol::messages::describe_user_scram_credentials::DescribeUserScramCredentialsRequest;
 use engine::protocol::messages::elect_leaders::{ElectLeadersRequest, TopicPartitions};
+use engine::protocol::messages::end_txn::EndTxnRequest;
 use engine::protocol::messages::fetch::{FetchPartition, FetchRequest, FetchTopic};
+use engine::protocol::messages::find_coordinator::FindCoordinatorRequest;
+use engine::protocol::messages::heartbeat::HeartbeatRequest;
 use engine::protocol::messages::incremental_alter_configs::{
     AlterConfigsResource, AlterableConfig, IncrementalAlterConfigsRequest,
 };
 use engine::protocol::messages::init_producer_id::InitProducerIdRequest;
+use engine::protocol::messages::join_group::JoinGroupRequest;
+use engine::protocol::messages::leave_group::LeaveGroupRequest;
 use engine::protocol::messages::list_config_resources::ListConfigResourcesRequest;
 use engine::protocol::messages::list_offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic};
 use engine::protocol::messages::metadata::{MetadataRequest, MetadataRequestTopic};
+use engine::protocol::messages::offset_commit::{
+    OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use engine::protocol::messages::offset_delete::OffsetDeleteRequest;
+use engine::protocol::messages::offset_fetch::OffsetFetchRequest;
 use engine::protocol::messages::produce::{PartitionProduceData, ProduceRequest, TopicProduceData};
+use engine::protocol::messages::sync_group::SyncGroupRequest;
 use engine::protocol::messages::unregister_broker::UnregisterBrokerRequest;
 use engine::protocol::messages::update_features::{FeatureUpdateKey, UpdateFeaturesRequest};
 use engine::protocol::{Blob, Records};
@@ -471,6 +488,92 @@ fn acls_are_obeyed_by_every_handler() {
         let id =
             InitProducerIdRequest { transactional_id: None, producer_id: -1, producer_epoch: -1, ..Default::default() };
         assert_eq!(client.ask(&id, 4).await.error_code, cluster_denied);
+    });
+}
+
+#[test]
+fn acls_of_groups_and_transactional_ids_are_obeyed() {
+    Bench::new(11, &OPEN).ask(|io, address| async move {
+        let mut client = Client::connect(&io, address, "c").await;
+        client.ask(&topic("secret", 1), 7).await;
+        let creations = vec![
+            acl(2, "secret", "User:alice", 2, 3),
+            acl(3, "hers", "User:alice", 2, 3),
+            acl(5, "hers", "User:alice", 2, 3),
+            acl(4, "kafka-cluster", "User:alice", 2, 3),
+        ];
+        client.ask(&CreateAclsRequest { creations }, 3).await;
+        let (group, transaction) = (E::GroupAuthorizationFailed.code(), E::TransactionalIdAuthorizationFailed.code());
+
+        for (key_type, error) in [(0, group), (1, transaction)] {
+            let find = FindCoordinatorRequest {
+                key_type,
+                coordinator_keys: vec!["hers".into(), "mine".into()],
+                ..Default::default()
+            };
+            let found = client.ask(&find, 4).await.coordinators;
+            assert_eq!((found[0].error_code, found[1].error_code), (error, 0));
+        }
+        let join = JoinGroupRequest {
+            group_id: "hers".into(),
+            session_timeout_ms: 10_000,
+            protocol_type: "consumer".into(),
+            ..Default::default()
+        };
+        assert_eq!(client.ask(&join, 5).await.error_code, group);
+        let sync = SyncGroupRequest { group_id: "hers".into(), ..Default::default() };
+        assert_eq!(client.ask(&sync, 3).await.error_code, group);
+        let heartbeat = HeartbeatRequest { group_id: "hers".into(), ..Default::default() };
+        assert_eq!(client.ask(&heartbeat, 3).await.error_code, group);
+        let leave = LeaveGroupRequest { group_id: "hers".into(), ..Default::default() };
+        assert_eq!(client.ask(&leave, 3).await.error_code, group);
+        let live = ConsumerGroupHeartbeatRequest { group_id: "hers".into(), ..Default::default() };
+        assert_eq!(client.ask(&live, 1).await.error_code, group);
+        let subscribe = ConsumerGroupHeartbeatRequest {
+            group_id: "mine".into(),
+            subscribed_topic_names: Some(vec!["secret".into()]),
+            ..Default::default()
+        };
+        assert_eq!(client.ask(&subscribe, 1).await.error_code, E::TopicAuthorizationFailed.code());
+        let describe = DescribeGroupsRequest { groups: vec!["hers".into()], ..Default::default() };
+        assert_eq!(client.ask(&describe, 5).await.groups[0].error_code, group);
+        let remove = DeleteGroupsRequest { groups_names: vec!["hers".into()] };
+        assert_eq!(client.ask(&remove, 2).await.results[0].error_code, group);
+        let fetch = OffsetFetchRequest { group_id: "hers".into(), topics: None, ..Default::default() };
+        assert_eq!(client.ask(&fetch, 7).await.error_code, group);
+        let forget = OffsetDeleteRequest { group_id: "hers".into(), ..Default::default() };
+        assert_eq!(client.ask(&forget, 0).await.error_code, group);
+        for (id, error) in [("hers", group), ("mine", E::TopicAuthorizationFailed.code())] {
+            let partition = OffsetCommitRequestPartition { committed_offset: 1, ..Default::default() };
+            let topic = OffsetCommitRequestTopic { name: "secret".into(), partitions: vec![partition] };
+            let commit = OffsetCommitRequest { group_id: id.into(), topics: vec![topic], ..Default::default() };
+            assert_eq!(client.ask(&commit, 7).await.topics[0].partitions[0].error_code, error, "{id}");
+        }
+
+        let init = InitProducerIdRequest {
+            transactional_id: Some("hers".into()),
+            transaction_timeout_ms: 1000,
+            producer_id: -1,
+            producer_epoch: -1,
+        };
+        assert_eq!(client.ask(&init, 4).await.error_code, transaction);
+        let end = EndTxnRequest { transactional_id: "hers".into(), ..Default::default() };
+        assert_eq!(client.ask(&end, 3).await.error_code, transaction);
+        let add = AddOffsetsToTxnRequest { transactional_id: "hers".into(), ..Default::default() };
+        assert_eq!(client.ask(&add, 3).await.error_code, transaction);
+        let topics = vec![AddPartitionsToTxnTopic { name: "secret".into(), partitions: vec![0] }];
+        let add = AddPartitionsToTxnRequest {
+            v3_and_below_transactional_id: "hers".into(),
+            v3_and_below_topics: topics,
+            ..Default::default()
+        };
+        let added = client.ask(&add, 3).await;
+        let result = &added.results_by_topic_v3_and_below[0].results_by_partition[0];
+        assert_eq!(result.partition_error_code, transaction);
+        let batched = AddPartitionsToTxnRequest::default();
+        assert_eq!(client.ask(&batched, 5).await.error_code, E::ClusterAuthorizationFailed.code());
+        let describe = DescribeTransactionsRequest { transactional_ids: vec!["hers".into()] };
+        assert_eq!(client.ask(&describe, 0).await.transaction_states[0].error_code, transaction);
     });
 }
 

@@ -5,15 +5,16 @@ use std::rc::Rc;
 
 use engine::coordinator::Reply;
 use engine::coordinator::group::{GroupReply, GroupRequest};
-use engine::protocol::IntoStatic;
 use engine::protocol::messages::consumer_group_describe::{
     ConsumerGroupDescribeRequest, ConsumerGroupDescribeResponse, DescribedGroup,
 };
 use engine::protocol::messages::consumer_group_heartbeat::{
     ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse,
 };
+use engine::protocol::{ErrorCode, IntoStatic};
 
-use super::groups::{GROUP_OPERATIONS, ask, client, for_each_group, refused};
+use super::groups::{ask_for, client, for_each_group, refused};
+use crate::authorizer::{Operation, Resource, allows, authorize, authorized_operations};
 use crate::broker::Broker;
 use crate::dispatch::{Answer, Call, Refusal};
 
@@ -30,8 +31,17 @@ pub async fn heartbeat(broker: &Rc<Broker>, call: &Call, peer: SocketAddr) -> Re
         request.member_id = random_id(broker).into();
     }
     let group = request.group_id.to_string();
+    let may_see =
+        |name: &engine::protocol::Str<'_>| authorize(broker, call, Operation::Describe, Resource::Topic(name));
+    let named = request.subscribed_topic_names.iter().flatten();
+    let hidden = named.map(may_see).find_map(Result::err);
+    let may_read = authorize(broker, call, Operation::Read, Resource::Group(&group));
+    if let Some(error) = hidden.filter(|_| may_read.is_ok()) {
+        let error_code = error.code();
+        return call.answer(&ConsumerGroupHeartbeatResponse { error_code, ..Default::default() });
+    }
     let asked = GroupRequest::ConsumerHeartbeat { request, client: client(call, peer) };
-    let response = match ask(broker, &group, asked).await? {
+    let response = match ask_for(broker, call, Operation::Read, &group, asked).await? {
         Reply::Group(GroupReply::ConsumerHeartbeat(response)) => response,
         other => ConsumerGroupHeartbeatResponse { error_code: refused(&other), ..Default::default() },
     };
@@ -54,6 +64,7 @@ pub async fn describe(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusa
         |id: &str, error_code| DescribedGroup { error_code, group_id: id.to_owned().into(), ..Default::default() };
     let mut groups = for_each_group(
         broker,
+        (call, Operation::Describe),
         request.group_ids.iter().map(|id| &**id),
         GroupRequest::ConsumerDescribe,
         |reply| match reply {
@@ -63,9 +74,26 @@ pub async fn describe(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusa
         unknown,
     )
     .await?;
-    if request.include_authorized_operations {
-        let found = groups.iter_mut().filter(|group| group.error_code == 0);
-        found.for_each(|group| group.authorized_operations = GROUP_OPERATIONS);
+    for group in groups.iter_mut().filter(|group| group.error_code == 0) {
+        if request.include_authorized_operations {
+            group.authorized_operations = authorized_operations(broker, call, Resource::Group(&group.group_id));
+        }
+        hide_topics(broker, call, group);
     }
     call.answer(&ConsumerGroupDescribeResponse { groups, ..Default::default() })
+}
+
+/// A group whose members have topics that the client may not see is not shown (KIP-848).
+fn hide_topics(broker: &Broker, call: &Call, group: &mut DescribedGroup<'static>) {
+    let may_see = |name: &str| allows(broker, call, Operation::Describe, Resource::Topic(name));
+    let shows_all = group.members.iter().all(|member| {
+        let assignments = [&member.assignment, &member.target_assignment];
+        assignments.iter().all(|topics| topics.topic_partitions.iter().all(|topic| may_see(&topic.topic_name)))
+    });
+    if !shows_all {
+        group.error_code = ErrorCode::TopicAuthorizationFailed.code();
+        group.error_message =
+            Some("The group has described topic(s) that the client is not authorized to describe.".into());
+        group.members.clear();
+    }
 }

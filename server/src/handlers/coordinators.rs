@@ -14,6 +14,7 @@ use engine::protocol::{ErrorCode, Str};
 use engine::shard::message::{PartitionId, Reply, Request, owner};
 
 use super::route;
+use crate::authorizer::{Operation, Resource, authorize, sentence};
 use crate::broker::Broker;
 use crate::dispatch::{Answer, Call, Refusal};
 
@@ -34,11 +35,25 @@ pub async fn find(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
         TRANSACTION_KEY => Ok(Kind::Transaction),
         _ => Err(ErrorCode::InvalidRequest),
     };
-    let made = match kind {
-        Ok(kind) => make_topic(broker, kind).await?.map(|()| kind),
+    let may_find = |key: &str| match kind {
+        Ok(Kind::Group) => authorize(broker, call, Operation::Describe, Resource::Group(key)),
+        Ok(Kind::Transaction) => authorize(broker, call, Operation::Describe, Resource::TransactionalId(key)),
         Err(error) => Err(error),
     };
-    let leads = |key: &str| made.and_then(|kind| partition(broker, kind, key)).err().unwrap_or(ErrorCode::None);
+    let mut keys = request.coordinator_keys.iter().map(|key| &**key);
+    let asks_for_some = match call.version < BATCHED {
+        true => may_find(&request.key).is_ok(),
+        false => keys.any(|key| may_find(key).is_ok()),
+    };
+    // Who may not see a single one of them makes no topics.
+    let made = match kind {
+        Ok(kind) if asks_for_some => make_topic(broker, kind).await?.map(|()| kind),
+        kind => kind,
+    };
+    let leads = |key: &str| {
+        let found = may_find(key).and(made).and_then(|kind| partition(broker, kind, key));
+        found.err().unwrap_or(ErrorCode::None)
+    };
     let (host, port) = broker.config.advertised();
     let (this, host, port) = (broker.node_id(), Str::Borrowed(host), i32::from(port));
     if call.version < BATCHED {
@@ -73,6 +88,7 @@ fn message(error: ErrorCode) -> &'static str {
     match error {
         ErrorCode::None => "",
         ErrorCode::InvalidRequest => "The coordinator type is not one that this broker has.",
+        ErrorCode::GroupAuthorizationFailed | ErrorCode::TransactionalIdAuthorizationFailed => sentence(error),
         _ => "The coordinator is not available.",
     }
 }

@@ -17,12 +17,14 @@ use engine::protocol::messages::offset_delete::{
 };
 use engine::protocol::messages::offset_fetch::{
     OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopics, OffsetFetchResponse,
-    OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponseTopic,
+    OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions, OffsetFetchResponseTopic,
+    OffsetFetchResponseTopics,
 };
 use engine::protocol::{ErrorCode, IntoStatic};
 
-use super::groups::{ask, refused};
+use super::groups::{ask_for, refused};
 use super::route;
+use crate::authorizer::{Operation, Resource, allows, authorize};
 use crate::broker::Broker;
 use crate::dispatch::{Answer, Call, Refusal};
 
@@ -31,8 +33,11 @@ const FETCH_GROUPS: i16 = 8;
 /// From this OffsetFetch version on an answer has an error of its own.
 const FETCH_ERROR: i16 = 2;
 
-fn exists(image: &MetadataImage, topic: &str, partition: i32) -> bool {
-    image.topic(topic).is_some_and(|topic| route::partition_state(topic, partition).is_some())
+/// Whether the partition is there, for a client that may read it.
+fn find(broker: &Broker, call: &Call, image: &MetadataImage, topic: &str, partition: i32) -> Result<(), ErrorCode> {
+    authorize(broker, call, Operation::Read, Resource::Topic(topic))?;
+    let known = image.topic(topic).and_then(|topic| route::partition_state(topic, partition));
+    known.map(drop).ok_or(ErrorCode::UnknownTopicOrPartition)
 }
 
 /// Commits offsets.
@@ -47,16 +52,18 @@ pub async fn commit(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal>
         partitions: topic
             .partitions
             .iter()
-            .filter(|asked| exists(&image, &topic.name, asked.partition_index))
+            .filter(|asked| find(broker, call, &image, &topic.name, asked.partition_index).is_ok())
             .map(|asked| asked.clone().into_static())
             .collect(),
     };
     let topics: Vec<_> = request.topics.iter().map(known).filter(|topic| !topic.partitions.is_empty()).collect();
+    let allowed = authorize(broker, call, Operation::Read, Resource::Group(&request.group_id));
     let reply = if topics.is_empty() && !request.topics.is_empty() {
-        Reply::Refused(ErrorCode::UnknownTopicOrPartition)
+        Reply::Refused(allowed.err().unwrap_or(ErrorCode::UnknownTopicOrPartition))
     } else {
         let asked = OffsetCommitRequest { topics, ..request.clone() }.into_static();
-        ask(broker, &request.group_id, GroupRequest::Commit { request: asked, version: call.version }).await?
+        let asked = GroupRequest::Commit { request: asked, version: call.version };
+        ask_for(broker, call, Operation::Read, &request.group_id, asked).await?
     };
     let mut results = match &reply {
         Reply::Group(GroupReply::Commit(response)) => {
@@ -71,10 +78,10 @@ pub async fn commit(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal>
             .partitions
             .iter()
             .map(|asked| {
-                let error_code = if exists(&image, &topic.name, asked.partition_index) {
-                    results.next().unwrap_or_else(|| refused(&reply))
-                } else {
-                    ErrorCode::UnknownTopicOrPartition.code()
+                let found = allowed.and(find(broker, call, &image, &topic.name, asked.partition_index));
+                let error_code = match found {
+                    Ok(()) => results.next().unwrap_or_else(|| refused(&reply)),
+                    Err(error) => error.code(),
                 };
                 OffsetCommitResponsePartition { partition_index: asked.partition_index, error_code }
             })
@@ -92,7 +99,7 @@ pub async fn fetch(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> 
     if call.version >= FETCH_GROUPS {
         let mut groups = Vec::with_capacity(request.groups.len());
         for group in &request.groups {
-            groups.push(fetch_group(broker, group.clone(), request.require_stable).await?);
+            groups.push(fetch_group(broker, call, group.clone(), request.require_stable).await?);
         }
         return call.answer(&OffsetFetchResponse { groups, ..Default::default() });
     }
@@ -103,7 +110,7 @@ pub async fn fetch(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> 
         topics.iter().map(topic).collect()
     });
     let group = OffsetFetchRequestGroup { group_id: request.group_id.clone(), topics, ..Default::default() };
-    let mut fetched = fetch_group(broker, group, request.require_stable).await?;
+    let mut fetched = fetch_group(broker, call, group, request.require_stable).await?;
     if call.version < FETCH_ERROR && fetched.error_code != 0 {
         fetched.topics = refused_topics(&request, fetched.error_code);
     }
@@ -126,15 +133,32 @@ pub async fn fetch(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> 
     call.answer(&response)
 }
 
+/// Topics that the client may not see are refused if they are named, and left out if all are asked for.
 async fn fetch_group(
     broker: &Broker,
-    group: OffsetFetchRequestGroup<'static>,
+    call: &Call,
+    mut group: OffsetFetchRequestGroup<'static>,
     stable: bool,
 ) -> Result<OffsetFetchResponseGroup<'static>, Refusal> {
     let group_id = group.group_id.clone();
-    let reply = ask(broker, &group_id, GroupRequest::Fetch { request: group, stable }).await?;
+    let may_see = |name: &str| allows(broker, call, Operation::Describe, Resource::Topic(name));
+    let mut hidden = Vec::new();
+    if let Some(topics) = &mut group.topics {
+        (*topics, hidden) = std::mem::take(topics).into_iter().partition(|topic| may_see(&topic.name));
+    }
+    let asked = GroupRequest::Fetch { request: group, stable };
+    let reply = ask_for(broker, call, Operation::Describe, &group_id, asked).await?;
     Ok(match reply {
-        Reply::Group(GroupReply::Fetch(fetched)) => fetched,
+        Reply::Group(GroupReply::Fetch(mut fetched)) => {
+            fetched.topics.retain(|topic| may_see(&topic.name));
+            let error = ErrorCode::TopicAuthorizationFailed.code();
+            if fetched.error_code == 0 {
+                fetched
+                    .topics
+                    .extend(hidden.iter().map(|topic| refused_topic(&topic.name, &topic.partition_indexes, error)));
+            }
+            fetched
+        }
         other => {
             OffsetFetchResponseGroup { group_id: group_id.clone(), error_code: refused(&other), topics: Vec::new() }
         }
@@ -142,11 +166,16 @@ async fn fetch_group(
 }
 
 /// The first versions say an error only for each partition.
-fn refused_topics(
-    request: &OffsetFetchRequest<'static>,
+fn refused_topics(request: &OffsetFetchRequest<'static>, error_code: i16) -> Vec<OffsetFetchResponseTopics<'static>> {
+    let topics = request.topics.iter().flatten();
+    topics.map(|topic| refused_topic(&topic.name, &topic.partition_indexes, error_code)).collect()
+}
+
+fn refused_topic(
+    name: &engine::protocol::Str<'static>,
+    partitions: &[i32],
     error_code: i16,
-) -> Vec<engine::protocol::messages::offset_fetch::OffsetFetchResponseTopics<'static>> {
-    use engine::protocol::messages::offset_fetch::{OffsetFetchResponsePartitions, OffsetFetchResponseTopics};
+) -> OffsetFetchResponseTopics<'static> {
     let partition = |partition_index: &i32| OffsetFetchResponsePartitions {
         partition_index: *partition_index,
         committed_offset: -1,
@@ -154,13 +183,7 @@ fn refused_topics(
         metadata: Some("".into()),
         error_code,
     };
-    let topics = request.topics.iter().flatten();
-    topics
-        .map(|topic| OffsetFetchResponseTopics {
-            name: topic.name.clone(),
-            partitions: topic.partition_indexes.iter().map(partition).collect(),
-        })
-        .collect()
+    OffsetFetchResponseTopics { name: name.clone(), partitions: partitions.iter().map(partition).collect() }
 }
 
 /// Deletes committed offsets.
@@ -175,13 +198,14 @@ pub async fn delete(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal>
         partitions: topic
             .partitions
             .iter()
-            .filter(|asked| exists(&image, &topic.name, asked.partition_index))
+            .filter(|asked| find(broker, call, &image, &topic.name, asked.partition_index).is_ok())
             .cloned()
             .collect(),
     };
     let topics = request.topics.iter().map(known).filter(|topic| !topic.partitions.is_empty()).collect();
     let asked = OffsetDeleteRequest { group_id: request.group_id.to_string().into(), topics };
-    let deleted = match ask(broker, &request.group_id, GroupRequest::DeleteOffsets(asked)).await? {
+    let asked = GroupRequest::DeleteOffsets(asked);
+    let deleted = match ask_for(broker, call, Operation::Delete, &request.group_id, asked).await? {
         Reply::Group(GroupReply::DeleteOffsets(deleted)) => deleted,
         other => return call.answer(&OffsetDeleteResponse { error_code: refused(&other), ..Default::default() }),
     };
@@ -192,9 +216,9 @@ pub async fn delete(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal>
             .partitions
             .iter()
             .map(|asked| {
-                let error_code = match exists(&image, &topic.name, asked.partition_index) {
-                    true => results.next().expect("one result for each partition"),
-                    false => ErrorCode::UnknownTopicOrPartition.code(),
+                let error_code = match find(broker, call, &image, &topic.name, asked.partition_index) {
+                    Ok(()) => results.next().expect("one result for each partition"),
+                    Err(error) => error.code(),
                 };
                 OffsetDeleteResponsePartition { partition_index: asked.partition_index, error_code }
             })

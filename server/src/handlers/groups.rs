@@ -18,19 +18,30 @@ use engine::protocol::messages::sync_group::{SyncGroupRequest, SyncGroupResponse
 use engine::protocol::{ErrorCode, IntoStatic};
 
 use super::coordinators;
+use crate::authorizer::{Operation, Resource, allows, authorize, authorized_operations};
 use crate::broker::Broker;
 use crate::dispatch::{Answer, Call, Refusal};
 
-/// All operations on a group, as bits of `AclOperation`.
-pub const GROUP_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11;
-/// The operations were not asked for.
-pub const NO_OPERATIONS: i32 = i32::MIN;
 /// From this JoinGroup version on an answer may lack a protocol.
 const JOIN_WITHOUT_PROTOCOL: i16 = 7;
 /// From this LeaveGroup version on several members leave at once.
 const LEAVE_TOGETHER: i16 = 3;
 /// From this DescribeGroups version on a group that is not there is an error.
 const DESCRIBE_MISSES_GROUPS: i16 = 6;
+
+/// Asks the group's coordinator for a client that must be allowed to.
+pub(super) async fn ask_for(
+    broker: &Broker,
+    call: &Call,
+    operation: Operation,
+    group: &str,
+    request: GroupRequest,
+) -> Result<coordinator::Reply, Refusal> {
+    match authorize(broker, call, operation, Resource::Group(group)) {
+        Ok(()) => ask(broker, group, request).await,
+        Err(error) => Ok(error.into()),
+    }
+}
 
 /// Asks the group's coordinator.
 pub(super) async fn ask(broker: &Broker, group: &str, request: GroupRequest) -> Result<coordinator::Reply, Refusal> {
@@ -54,7 +65,7 @@ pub async fn join(broker: &Rc<Broker>, call: &Call, peer: SocketAddr) -> Result<
         version: call.version,
         client: client(call, peer),
     };
-    let mut response = match ask(broker, &group, asked).await? {
+    let mut response = match ask_for(broker, call, Operation::Read, &group, asked).await? {
         coordinator::Reply::Group(GroupReply::Join(response)) => response,
         other => JoinGroupResponse { error_code: refused(&other), member_id, ..Default::default() },
     };
@@ -71,10 +82,11 @@ pub async fn join(broker: &Rc<Broker>, call: &Call, peer: SocketAddr) -> Result<
 pub async fn sync(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
     let request: SyncGroupRequest<'_> = call.decode()?;
     let group = request.group_id.to_string();
-    let response = match ask(broker, &group, GroupRequest::Sync(request.into_static())).await? {
-        coordinator::Reply::Group(GroupReply::Sync(response)) => response,
-        other => SyncGroupResponse { error_code: refused(&other), ..Default::default() },
-    };
+    let response =
+        match ask_for(broker, call, Operation::Read, &group, GroupRequest::Sync(request.into_static())).await? {
+            coordinator::Reply::Group(GroupReply::Sync(response)) => response,
+            other => SyncGroupResponse { error_code: refused(&other), ..Default::default() },
+        };
     call.answer(&response)
 }
 
@@ -85,7 +97,8 @@ pub async fn sync(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
 pub async fn heartbeat(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
     let request: HeartbeatRequest<'_> = call.decode()?;
     let group = request.group_id.to_string();
-    let error_code = match ask(broker, &group, GroupRequest::Heartbeat(request.into_static())).await? {
+    let asked = GroupRequest::Heartbeat(request.into_static());
+    let error_code = match ask_for(broker, call, Operation::Read, &group, asked).await? {
         coordinator::Reply::Group(GroupReply::Heartbeat(error)) => error.code(),
         other => refused(&other),
     };
@@ -103,7 +116,8 @@ pub async fn leave(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> 
         request.members = vec![MemberIdentity { member_id, ..Default::default() }];
     }
     let group = request.group_id.to_string();
-    let mut response = match ask(broker, &group, GroupRequest::Leave(request.into_static())).await? {
+    let asked = GroupRequest::Leave(request.into_static());
+    let mut response = match ask_for(broker, call, Operation::Read, &group, asked).await? {
         coordinator::Reply::Group(GroupReply::Leave(response)) => response,
         other => LeaveGroupResponse { error_code: refused(&other), ..Default::default() },
     };
@@ -126,6 +140,7 @@ pub async fn describe(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusa
         |id: &str, error_code| DescribedGroup { error_code, group_id: id.to_owned().into(), ..Default::default() };
     let mut groups = for_each_group(
         broker,
+        (call, Operation::Describe),
         request.groups.iter().map(|id| &**id),
         GroupRequest::Describe,
         |reply| match reply {
@@ -137,7 +152,7 @@ pub async fn describe(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusa
     .await?;
     for group in &mut groups {
         if request.include_authorized_operations && group.error_code == 0 {
-            group.authorized_operations = GROUP_OPERATIONS;
+            group.authorized_operations = authorized_operations(broker, call, Resource::Group(&group.group_id));
         }
         if call.version < DESCRIBE_MISSES_GROUPS && group.error_code == ErrorCode::GroupIdNotFound.code() {
             group.error_code = 0;
@@ -156,6 +171,7 @@ pub async fn delete(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal>
     let unknown = |id: &str, error_code| DeletableGroupResult { error_code, group_id: id.to_owned().into() };
     let results = for_each_group(
         broker,
+        (call, Operation::Delete),
         request.groups_names.iter().map(|id| &**id),
         GroupRequest::Delete,
         |reply| match reply {
@@ -168,18 +184,29 @@ pub async fn delete(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal>
     call.answer(&DeleteGroupsResponse { results, ..Default::default() })
 }
 
-/// Asks each group's coordinator for its part of a request, all of them at once; gives one result for each
-/// group, in their order.
+/// Asks the coordinators of those groups to which the client may do the operation for their parts of a request,
+/// all of them at once; gives one result for each group, in their order.
 pub(super) async fn for_each_group<'k, T>(
     broker: &Broker,
+    (call, operation): (&Call, Operation),
     ids: impl Iterator<Item = &'k str> + Clone,
     request: impl Fn(Vec<String>) -> GroupRequest,
     results: impl Fn(GroupReply) -> Option<Vec<T>>,
     failed: impl Fn(&str, i16) -> T,
 ) -> Result<Vec<T>, Refusal> {
-    let (found, elsewhere) = coordinators::by_partition(broker, Kind::Group, ids.clone());
+    let (mut found, elsewhere) = coordinators::by_partition(broker, Kind::Group, ids.clone());
     let mut all: Vec<Option<T>> = ids.clone().map(|_| None).collect();
     let ids: Vec<&str> = ids.collect();
+    for parts in found.values_mut() {
+        parts.retain(|(place, id)| match authorize(broker, call, operation, Resource::Group(id)) {
+            Ok(()) => true,
+            Err(error) => {
+                all[*place] = Some(failed(id, error.code()));
+                false
+            }
+        });
+    }
+    found.retain(|_, parts| !parts.is_empty());
     for (place, error) in elsewhere {
         all[place] = Some(failed(ids[place], error.code()));
     }
@@ -220,6 +247,9 @@ pub async fn list(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
             coordinator::Reply::Group(GroupReply::List(groups)) => response.groups.extend(groups),
             other => response.error_code = refused(&other),
         }
+    }
+    if !allows(broker, call, Operation::Describe, Resource::Cluster) {
+        response.groups.retain(|group| allows(broker, call, Operation::Describe, Resource::Group(&group.group_id)));
     }
     call.answer(&response)
 }

@@ -36,8 +36,9 @@ use engine::protocol::{ErrorCode, IntoStatic, Str, Uuid};
 use engine::shard::message::{ActiveProducer, EndTransactionMarker, MarkerPart, PartitionId, Reply, Request, owner};
 
 use super::route::{self, Fan};
-use super::verification::{self, Operation, Wanted};
+use super::verification::{self, Wanted};
 use super::{coordinators, producer_ids};
+use crate::authorizer::{Operation, Resource, allows, authorize};
 use crate::broker::Broker;
 use crate::dispatch::{Answer, Call, Refusal};
 
@@ -59,6 +60,23 @@ const LAST_EPOCH: i16 = coordinator::transaction::state::LAST_EPOCH;
 
 fn exists(image: &MetadataImage, topic: &str, partition: i32) -> bool {
     image.topic(topic).is_some_and(|topic| route::partition_state(topic, partition).is_some())
+}
+
+/// Whether the partition is there, for a client that may do the operation to its topic.
+fn look_up(
+    broker: &Broker,
+    call: &Call,
+    operation: Operation,
+    image: &MetadataImage,
+    (topic, partition): (&str, i32),
+) -> Result<(), ErrorCode> {
+    authorize(broker, call, operation, Resource::Topic(topic))?;
+    if exists(image, topic, partition) { Ok(()) } else { Err(ErrorCode::UnknownTopicOrPartition) }
+}
+
+/// Whether the client may write with the transactional id.
+fn may_write(broker: &Broker, call: &Call, id: &str) -> Result<(), ErrorCode> {
+    authorize(broker, call, Operation::Write, Resource::TransactionalId(id))
 }
 
 /// What older clients are told of a fenced producer.
@@ -85,8 +103,11 @@ pub async fn add_partitions(broker: &Rc<Broker>, call: &Call) -> Result<Answer, 
             from_client: true,
         };
         let results_by_topic_v3_and_below =
-            add_to_one(broker, &add, &request.v3_and_below_topics, call.version >= ADD_FENCED).await?;
+            add_to_one(broker, call, &add, &request.v3_and_below_topics, call.version >= ADD_FENCED).await?;
         return call.answer(&AddPartitionsToTxnResponse { results_by_topic_v3_and_below, ..Default::default() });
+    }
+    if let Err(error) = authorize(broker, call, Operation::ClusterAction, Resource::Cluster) {
+        return call.answer(&AddPartitionsToTxnResponse { error_code: error.code(), ..Default::default() });
     }
     let mut results_by_transaction = Vec::with_capacity(request.transactions.len());
     for asked in &request.transactions {
@@ -101,7 +122,7 @@ pub async fn add_partitions(broker: &Rc<Broker>, call: &Call) -> Result<Answer, 
         };
         results_by_transaction.push(AddPartitionsToTxnResult {
             transactional_id: asked.transactional_id.clone(),
-            topic_results: add_to_one(broker, &add, &asked.topics, true).await?,
+            topic_results: add_to_one(broker, call, &add, &asked.topics, true).await?,
         });
     }
     call.answer(&AddPartitionsToTxnResponse { results_by_transaction, ..Default::default() })
@@ -119,6 +140,7 @@ struct Add<'a> {
 /// All partitions are added, or none: if one is not there, the others are not attempted.
 async fn add_to_one<'t>(
     broker: &Broker,
+    call: &Call,
     add: &Add<'_>,
     topics: &[AddPartitionsToTxnTopic<'t>],
     told_apart: bool,
@@ -128,11 +150,15 @@ async fn add_to_one<'t>(
     let refuse = |topic: &str, index| match () {
         // Groups join a transaction by AddOffsetsToTxn.
         () if add.from_client && route::is_internal(topic) => Some(ErrorCode::TopicAuthorizationFailed),
+        () if add.from_client => look_up(broker, call, Operation::Write, &image, (topic, index)).err(),
         () if !exists(&image, topic, index) => Some(ErrorCode::UnknownTopicOrPartition),
         () => None,
     };
+    let allowed = if add.from_client { may_write(broker, call, add.id) } else { Ok(()) };
     let (mut whole, mut single) = (ErrorCode::None, BTreeMap::new());
-    if add.id.is_empty() {
+    if let Err(error) = allowed {
+        whole = error;
+    } else if add.id.is_empty() {
         whole = ErrorCode::InvalidRequest;
     } else if named().any(|(topic, index)| refuse(topic, index).is_some()) {
         whole = ErrorCode::OperationNotAttempted;
@@ -179,7 +205,12 @@ async fn add_to_one<'t>(
 /// If the request cannot be read, or the node stops.
 pub async fn add_offsets(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
     let request: AddOffsetsToTxnRequest<'_> = call.decode()?;
-    let error = add_group(broker, &request).await?;
+    let allowed = may_write(broker, call, &request.transactional_id)
+        .and_then(|()| authorize(broker, call, Operation::Read, Resource::Group(&request.group_id)));
+    let error = match allowed {
+        Ok(()) => add_group(broker, &request).await?,
+        Err(error) => error,
+    };
     let error_code = fenced_as(error, call.version >= ADD_FENCED).code();
     call.answer(&AddOffsetsToTxnResponse { error_code, ..Default::default() })
 }
@@ -212,9 +243,10 @@ async fn add_group(broker: &Rc<Broker>, request: &AddOffsetsToTxnRequest<'_>) ->
 /// If the request cannot be read, or the node stops.
 pub async fn end(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
     let request: EndTxnRequest<'_> = call.decode()?;
-    let ended = match request.transactional_id.is_empty() {
-        true => Err(ErrorCode::InvalidRequest),
-        false => end_one(broker, &request, call.version >= END_BUMPS_EPOCH).await?,
+    let ended = match may_write(broker, call, &request.transactional_id) {
+        Err(error) => Err(error),
+        Ok(()) if request.transactional_id.is_empty() => Err(ErrorCode::InvalidRequest),
+        Ok(()) => end_one(broker, &request, call.version >= END_BUMPS_EPOCH).await?,
     };
     call.answer(&match ended {
         Ok(producer) if call.version >= END_BUMPS_EPOCH => {
@@ -261,19 +293,23 @@ async fn end_one(
 pub async fn commit_offsets(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
     let request: TxnOffsetCommitRequest<'_> = call.decode()?;
     let image = broker.image();
+    let find_to_read = |name: &str, index| look_up(broker, call, Operation::Read, &image, (name, index));
+    let allowed = may_write(broker, call, &request.transactional_id)
+        .and_then(|()| authorize(broker, call, Operation::Read, Resource::Group(&request.group_id)));
     let known = |topic: &TxnOffsetCommitRequestTopic<'_>| TxnOffsetCommitRequestTopic {
         name: topic.name.to_string().into(),
         partitions: topic
             .partitions
             .iter()
-            .filter(|asked| exists(&image, &topic.name, asked.partition_index))
+            .filter(|asked| find_to_read(&topic.name, asked.partition_index).is_ok())
             .map(|asked| asked.clone().into_static())
             .collect(),
     };
     let topics: Vec<_> = request.topics.iter().map(known).filter(|topic| !topic.partitions.is_empty()).collect();
-    let committed = match topics.is_empty() {
-        true => Err(ErrorCode::UnknownTopicOrPartition),
-        false => {
+    let committed = match allowed {
+        Err(error) => Err(error),
+        Ok(()) if topics.is_empty() => Err(ErrorCode::UnknownTopicOrPartition),
+        Ok(()) => {
             let asked = TxnOffsetCommitRequest { topics, ..request.clone() }.into_static();
             commit_in_transaction(broker, call.version, asked).await?
         }
@@ -289,9 +325,9 @@ pub async fn commit_offsets(broker: &Rc<Broker>, call: &Call) -> Result<Answer, 
             .iter()
             .map(|asked| TxnOffsetCommitResponsePartition {
                 partition_index: asked.partition_index,
-                error_code: match exists(&image, &topic.name, asked.partition_index) {
-                    true => results.next().unwrap_or(refused),
-                    false => ErrorCode::UnknownTopicOrPartition.code(),
+                error_code: match allowed.and(find_to_read(&topic.name, asked.partition_index)) {
+                    Ok(()) => results.next().unwrap_or(refused),
+                    Err(error) => error.code(),
                 },
             })
             .collect(),
@@ -311,9 +347,9 @@ async fn commit_in_transaction(
     };
     let producer = Producer { id: request.producer_id, epoch: request.producer_epoch };
     let operation = match version {
-        COMMIT_ADDS.. => Operation::Add,
-        COMMIT_ABORTABLE => Operation::VerifyAbortable,
-        _ => Operation::Verify,
+        COMMIT_ADDS.. => verification::Operation::Add,
+        COMMIT_ABORTABLE => verification::Operation::VerifyAbortable,
+        _ => verification::Operation::Verify,
     };
     let wanted = Wanted { id, producer, first_sequence: -1 };
     let verified = verification::verify(broker, &request.transactional_id, operation, &[wanted]).await?;
@@ -341,6 +377,10 @@ async fn commit_in_transaction(
 pub async fn write_markers(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
     let request: WriteTxnMarkersRequest<'_> = call.decode()?;
     let image = broker.image();
+    let allowed = match allows(broker, call, Operation::ClusterAction, Resource::Cluster) {
+        true => Ok(()),
+        false => authorize(broker, call, Operation::Alter, Resource::Cluster),
+    };
     let (mut fan, mut results) = (Fan::new(broker), Vec::new());
     for asked in &request.markers {
         let marker = EndTransactionMarker {
@@ -351,7 +391,7 @@ pub async fn write_markers(broker: &Rc<Broker>, call: &Call) -> Result<Answer, R
         };
         for topic in &asked.topics {
             for index in &topic.partition_indexes {
-                let found = find(broker, &image, &topic.name, *index);
+                let found = allowed.and_then(|()| find(broker, &image, &topic.name, *index));
                 if let Ok(id) = found {
                     fan.add(id, results.len(), MarkerPart { id, marker, bumped: false });
                 }
@@ -405,7 +445,8 @@ pub async fn describe_producers(broker: &Rc<Broker>, call: &Call) -> Result<Answ
     let (mut fan, mut results) = (Fan::new(broker), Vec::new());
     for topic in &request.topics {
         for index in &topic.partition_indexes {
-            let found = find(broker, &image, &topic.name, *index);
+            let found = authorize(broker, call, Operation::Read, Resource::Topic(&topic.name))
+                .and_then(|()| find(broker, &image, &topic.name, *index));
             if let Ok(id) = found {
                 fan.add(id, results.len(), id);
             }
@@ -458,7 +499,15 @@ pub async fn describe(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusa
     let request: DescribeTransactionsRequest<'_> = call.decode()?;
     let mut transaction_states = Vec::with_capacity(request.transactional_ids.len());
     for id in &request.transactional_ids {
-        transaction_states.push(describe_one(broker, id).await?);
+        transaction_states.push(match authorize(broker, call, Operation::Describe, Resource::TransactionalId(id)) {
+            Ok(()) => describe_one(broker, id).await?,
+            Err(error) => {
+                TransactionState { error_code: error.code(), transactional_id: id.clone(), ..Default::default() }
+            }
+        });
+    }
+    for state in &mut transaction_states {
+        state.topics.retain(|topic| allows(broker, call, Operation::Describe, Resource::Topic(&topic.topic)));
     }
     call.answer(&DescribeTransactionsResponse { transaction_states, ..Default::default() })
 }
@@ -544,6 +593,8 @@ pub async fn list(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
             other => unreachable!("not of the transaction coordinator: {other:?}"),
         }
     }
+    let may_see = |id: &str| allows(broker, call, Operation::Describe, Resource::TransactionalId(id));
+    transaction_states.retain(|state| may_see(&state.transactional_id));
     call.answer(&ListTransactionsResponse { unknown_state_filters, transaction_states, ..Default::default() })
 }
 

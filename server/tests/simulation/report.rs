@@ -95,7 +95,8 @@ impl Report {
         let silent = self.coverage.iter().filter(|(_, times)| *times == 0 && all_classes);
         let silent = silent.map(|(class, _)| format!("{class:?} never happened"));
         let excused: u64 = self.excused.values().sum();
-        let too_many = (excused * 100 > self.acknowledged && all_classes).then(|| format!("{excused} records are excused"));
+        let too_many =
+            (excused * 100 > self.acknowledged && all_classes).then(|| format!("{excused} records are excused"));
         failed.chain(silent).chain(too_many).collect()
     }
 }

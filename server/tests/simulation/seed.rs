@@ -148,16 +148,12 @@ impl Run {
         match end {
             End::Steps(steps) => {
                 let until = self.cluster.world.steps() + steps;
-                self.run_until(LONGEST_LIFE, |run| {
-                    run.cluster.world.steps() >= until || !run.cluster.is_running()
-                });
+                self.run_until(LONGEST_LIFE, |run| run.cluster.world.steps() >= until || !run.cluster.is_running());
             }
             End::Acknowledged(more, moment) => {
                 self.trouble();
                 let goal = self.clients.acknowledged() + more;
-                self.run_until(LONGEST_LIFE, |run| {
-                    !run.cluster.is_running() || run.clients.acknowledged() >= goal
-                });
+                self.run_until(LONGEST_LIFE, |run| !run.cluster.is_running() || run.clients.acknowledged() >= goal);
                 self.run_until(moment, |run| !run.cluster.is_running());
             }
         }
@@ -283,7 +279,9 @@ impl Run {
         let mut violations = Vec::new();
         for violation in broken {
             match self.excuse(&violation) {
-                Some(excuse) => drop(excused.entry(excuse).or_default().insert((violation.partition, violation.offset))),
+                Some(excuse) => {
+                    drop(excused.entry(excuse).or_default().insert((violation.partition, violation.offset)))
+                }
                 None => violations.push(violation),
             }
         }

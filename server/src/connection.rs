@@ -161,6 +161,7 @@ impl Connection {
         self.admit(call.overlap(), bytes).await?;
         self.unmuted().await;
         let pending = dispatch::start(&self.broker, self, call).await.map_err(End::Refused)?;
+        self.mute(pending.throttle());
         let mut window = self.window.borrow_mut();
         window.unanswered += 1;
         window.unanswered_bytes += bytes;

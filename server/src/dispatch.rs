@@ -293,6 +293,15 @@ pub enum Pending {
 }
 
 impl Pending {
+    /// How long the client shall be silent for what it has sent, if that is known before the answer: what it has
+    /// pipelined behind it waits as well.
+    pub fn throttle(&self) -> Duration {
+        match self {
+            Pending::Produce(under_way) => under_way.throttled(),
+            Pending::Answered(_) | Pending::Task(_) => Duration::ZERO,
+        }
+    }
+
     /// The answer; to be taken once. The future may be dropped and asked for again.
     pub async fn answer(&mut self) -> Answer {
         match self {

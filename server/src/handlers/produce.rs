@@ -256,6 +256,11 @@ fn duplicates(request: &ProduceRequest<'_>) -> BTreeSet<(Uuid, String, i32)> {
 }
 
 impl UnderWay {
+    /// How long the client shall be silent for what it has sent.
+    pub fn throttled(&self) -> Duration {
+        self.call.throttled()
+    }
+
     /// The answer, when every shard has answered. The future may be dropped and asked for again.
     pub async fn answer(&mut self) -> Answer {
         while let Some((receiver, places)) = self.sent.waiting.last_mut() {

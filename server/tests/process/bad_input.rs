@@ -164,17 +164,8 @@ fn slow_and_silent_clients_hold_up_nobody() {
     assert!(slow.receive().expect("an answer").is_some());
     bystander.sent.push(b"bad".to_vec());
 
-    // Some say nothing, some part of a size, some part of a request.
-    let parts: [&[u8]; 4] = [&[], &[0, 0], &[0, 0, 0, 100], &bytes[..bytes.len() / 2]];
-    let mut silent = Vec::new();
-    for number in 0..128 {
-        let mut client = Client::connect(broker.address).expect("it listens");
-        client.send(parts[number % parts.len()]).expect("the broker reads");
-        silent.push(client);
-    }
-    bystander.goes_on("silence");
-
     // The largest requests that are allowed, announced and never sent: more than there is memory for.
+    let mut silent = Vec::new();
     for _ in 0..16 {
         let mut client = Client::connect(broker.address).expect("it listens");
         client.send(&(100_i32 << 20).to_be_bytes()).expect("the broker reads");
@@ -182,6 +173,16 @@ fn slow_and_silent_clients_hold_up_nobody() {
     }
     // So often that the broker has read them all on the way.
     (0..64).for_each(|_| bystander.goes_on("announcements"));
+
+    // Some say nothing, some part of a size, some part of a request.
+    let parts: [&[u8]; 4] = [&[], &[0, 0], &[0, 0, 0, 100], &bytes[..bytes.len() / 2]];
+    for number in 0..128 {
+        let mut client = Client::connect(broker.address).expect("it listens");
+        client.send(parts[number % parts.len()]).expect("the broker reads");
+        silent.push(client);
+    }
+    bystander.goes_on("silence");
+
     drop(silent);
     bystander.goes_on("broken connections");
     bystander.finds_its_records();

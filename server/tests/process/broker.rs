@@ -7,8 +7,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Longer than any start, stop or answer takes on a machine that does much else.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than any start or stop takes on a machine that does much else.
+const PATIENCE: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(5);
 
 /// What the broker writes for each fault that `CORELOG_FAULT` injects.

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use engine::protocol::messages::create_topics::CreatableTopic;
@@ -13,7 +14,8 @@ use engine::protocol::messages::{
 use engine::protocol::{Decoder, Message, Records, Request, ResponseHeader, next_frame, request_frame};
 use engine::record::{BatchBuilder, Scratch, batches};
 
-use super::broker::PATIENCE;
+/// Long, but shorter than the broker's own patience with a silent peer (60 s): who waits for that to end is held up.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The topic of all tests, with one partition.
 pub(crate) const TOPIC: &str = "t";

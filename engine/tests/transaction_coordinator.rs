@@ -187,7 +187,7 @@ impl Client {
             1 => return Err(ErrorCode::UnknownServerError),
             _ => {}
         }
-        let committed = self.io.random_u64() % 3 != 0;
+        let committed = !self.io.random_u64().is_multiple_of(3);
         let end = || TransactionRequest::End {
             transactional_id: self.name.clone(),
             producer,
@@ -197,7 +197,9 @@ impl Client {
         };
         // An answer may be lost: the same request again has the same answer.
         let mut result = self.producer(end()).await;
-        while result.is_ok() && self.io.random_u64() % 4 == 0 || result == Err(ErrorCode::ConcurrentTransactions) {
+        while result.is_ok() && self.io.random_u64().is_multiple_of(4)
+            || result == Err(ErrorCode::ConcurrentTransactions)
+        {
             self.io.sleep(Duration::from_millis(3)).await;
             result = self.producer(end()).await;
         }
@@ -302,7 +304,7 @@ fn live(seed: u64) -> [usize; 3] {
         assert!(world.run_until(Duration::from_secs(60), || ready.borrow().is_some()), "seed {seed}: it starts");
         world.run_for(Duration::from_millis(300 + (seed * 131 + life * 977) % 9000));
         drop(ready);
-        world.crash(node, if (seed + life) % 2 == 0 { CrashKind::PowerLoss } else { CrashKind::Kill });
+        world.crash(node, if (seed + life).is_multiple_of(2) { CrashKind::PowerLoss } else { CrashKind::Kill });
         world.run_for(Duration::from_secs(40));
     }
     let ready = start_node(&world, node, &history, 2, false);

@@ -57,7 +57,7 @@ pub(super) struct Coordinators {
 }
 
 enum Input {
-    Request(PartitionId, coordinator::Request, Option<InTransaction>, ReplyTo),
+    Request(PartitionId, Box<coordinator::Request>, Option<InTransaction>, ReplyTo),
     TopicsChanged(PartitionId),
     MarkersWritten(PartitionId, Markers),
 }
@@ -111,7 +111,7 @@ impl Coordinators {
         transaction: Option<InTransaction>,
         reply: ReplyTo,
     ) {
-        self.push(Input::Request(id, request, transaction, reply));
+        self.push(Input::Request(id, Box::new(request), transaction, reply));
     }
 
     /// All markers of a transaction are durable.
@@ -288,7 +288,7 @@ impl Shard {
                 let ticket = self.coordinators.last_ticket.get() + 1;
                 self.coordinators.last_ticket.set(ticket);
                 let act =
-                    move |machine: &mut Machine, context: &mut Context<'_>| machine.handle(context, ticket, request);
+                    move |machine: &mut Machine, context: &mut Context<'_>| machine.handle(context, ticket, *request);
                 self.decide(id, Some((ticket, reply)), transaction, act).await;
             }
         }

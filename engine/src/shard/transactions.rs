@@ -108,7 +108,7 @@ impl Shard {
 
     /// Writes markers until each partition has its own durably, or is gone; false if the coordinator is gone.
     async fn write_everywhere(self: &Rc<Shard>, coordinator: PartitionId, markers: &Markers) -> bool {
-        let mut left: Vec<(String, i32)> = markers
+        let mut left: Vec<Named> = markers
             .partitions
             .iter()
             .flat_map(|(topic, indexes)| indexes.iter().map(|index| (topic.clone(), *index)))
@@ -129,19 +129,14 @@ impl Shard {
     }
 
     /// Tries each partition once, and gives those that still lack their marker.
-    async fn write_once(
-        self: &Rc<Shard>,
-        coordinator: PartitionId,
-        markers: &Markers,
-        left: Vec<(String, i32)>,
-    ) -> Vec<(String, i32)> {
+    async fn write_once(self: &Rc<Shard>, coordinator: PartitionId, markers: &Markers, left: Vec<Named>) -> Vec<Named> {
         let coordinator_epoch =
             self.partitions.borrow().get(&coordinator).map_or(0, |partition| partition.leader_epoch());
         let Producer { id: producer_id, epoch: producer_epoch } = markers.producer;
         let marker =
             EndTransactionMarker { committed: markers.committed, producer_id, producer_epoch, coordinator_epoch };
         let image = self.image.borrow().clone();
-        let mut by_shard: BTreeMap<usize, Vec<(_, MarkerPart)>> = BTreeMap::new();
+        let mut by_shard: BTreeMap<usize, Vec<(Named, MarkerPart)>> = BTreeMap::new();
         for (topic, partition) in left {
             // What is deleted needs no marker.
             let Some(found) = image.topic(&topic).filter(|found| (partition as usize) < found.partitions.len()) else {
@@ -169,6 +164,9 @@ impl Shard {
         lacking
     }
 }
+
+/// A partition by its topic's name.
+type Named = (String, i32);
 
 /// A partition that knows a newer epoch has nothing left to end.
 fn must_try_again(error: ErrorCode) -> bool {

@@ -121,6 +121,11 @@ pub async fn recover(io: &Io, root: &Path, quarantine: &Path) -> io::Result<Reco
         let Some(number) = entry.name.parse::<usize>().ok().filter(|_| entry.is_dir) else { continue };
         let dir = root.join(&entry.name);
         let (contents, generation) = checkpoint::load(io, &dir).await?;
+        for contents in &contents {
+            let (generation, start) = (contents.generation, contents.start);
+            let logs = contents.logs.len();
+            tracing::debug!(dir = %dir.display(), generation, ?start, logs, "a checkpoint was read");
+        }
         let (files, free, next_name) = read_files(io, &dir, &contents, &mut recovered.bytes_read).await?;
         let walk = walk(io, &files, quarantine).await?;
         recovered.corrupt_groups += walk.corrupt_groups;
@@ -214,7 +219,12 @@ async fn walk(io: &Io, files: &[JournalFile], quarantine: &Path) -> io::Result<W
         } else if !walk.enters(&file.header, &files[index..]) {
             break;
         }
-        if let Some(position) = walk.read_file(file, &files[index + 1..]) {
+        let before = walk.groups.len();
+        let torn = walk.read_file(file, &files[index + 1..]);
+        let accepted = walk.groups.len() - before;
+        let (name, header) = (&file.name, file.header);
+        tracing::debug!(name, ?header, accepted, last_sequence = walk.last_sequence, torn, "a journal file was read");
+        if let Some(position) = torn {
             keep_aside(io, file, position, quarantine).await?;
         }
     }
@@ -432,6 +442,15 @@ fn replay(mut record: LogRecord, mut entries: Vec<Said>, gap: Option<u64>) -> Re
     }
     record.log_start_offset = record.log_start_offset.min(end);
     record.suspended |= !proved;
+    tracing::debug!(
+        partition = %record.id,
+        ownership = record.ownership,
+        drained_end = record.drained_end_offset,
+        end,
+        damaged = ?record.damaged,
+        suspended = record.suspended,
+        "a log was found"
+    );
     RecoveredLog { record, pieces }
 }
 

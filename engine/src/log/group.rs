@@ -297,6 +297,19 @@ impl Group {
         Ok(Group { bytes, crc: header.crc, place: header.place, entries, previous })
     }
 
+    /// What is whole of a group that is not: each entry's payload in the group at the start of `bytes`, if it
+    /// matches the checksum that the entry has in `directory`, the next group's copy.
+    pub fn salvage(bytes: &Bytes, directory: &[Entry]) -> Vec<Option<Bytes>> {
+        let mut at = HEADER_BYTES;
+        let payload = |entry: &Entry| {
+            let from = at;
+            at += entry.length as usize;
+            let payload = bytes.get(from..at).map(|_| bytes.slice(from..at))?;
+            (crc32c::crc32c(&payload) == entry.crc).then_some(payload)
+        };
+        directory.iter().map(payload).collect()
+    }
+
     /// Whether a group of `lineage` was begun at the start of `bytes`, whole or not.
     pub fn was_begun(bytes: &[u8], lineage: Lineage) -> bool {
         Header::parse(bytes).is_some_and(|header| header.place.lineage == lineage)

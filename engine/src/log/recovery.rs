@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use super::PartitionId;
 use super::checkpoint::{self, Contents};
-use super::group::{Entry, EntryKind, FILE_GROUPS_START, FileHeader, Group, Lineage};
+use super::group::{Entry, EntryKind, FILE_GROUPS_START, FileHeader, Group, GroupPlace, Lineage};
 use super::journal::{JournalStart, file_number, lock};
 use super::partition_log::LogRecord;
 use crate::io::buffer::{BLOCK, Buffer, round_up};
@@ -85,12 +85,22 @@ struct Said {
 #[derive(Default)]
 struct Walk {
     groups: Vec<Group>,
-    /// Entries of corrupt groups, with their sequence.
-    lost: Vec<(u64, Entry)>,
+    lost: Vec<Lost>,
     /// Sequences of corrupt groups of which nothing is known.
     unknown: Vec<u64>,
+    corrupt_groups: u64,
+    /// What the last file holds behind the last group that was accepted there.
+    rest: Bytes,
     last_sequence: u64,
     last_crc: u32,
+}
+
+/// An entry of a corrupt group.
+struct Lost {
+    sequence: u64,
+    entry: Entry,
+    /// Its payload, if that is whole: a fault has hit another part of the group.
+    bytes: Option<Bytes>,
 }
 
 struct JournalFile {
@@ -111,9 +121,14 @@ pub async fn recover(io: &Io, root: &Path, quarantine: &Path) -> io::Result<Reco
         let Some(number) = entry.name.parse::<usize>().ok().filter(|_| entry.is_dir) else { continue };
         let dir = root.join(&entry.name);
         let (contents, generation) = checkpoint::load(io, &dir).await?;
+        for contents in &contents {
+            let (generation, start) = (contents.generation, contents.start);
+            let logs = contents.logs.len();
+            tracing::debug!(dir = %dir.display(), generation, ?start, logs, "a checkpoint was read");
+        }
         let (files, free, next_name) = read_files(io, &dir, &contents, &mut recovered.bytes_read).await?;
         let walk = walk(io, &files, quarantine).await?;
-        recovered.corrupt_groups += (walk.lost.len() + walk.unknown.len()) as u64;
+        recovered.corrupt_groups += walk.corrupt_groups;
         let start = journal_start(io, &contents, &files, &walk);
         let needed = files.iter().map(|file| file.name.clone()).collect();
         note_gaps(&contents, &walk, &mut gaps);
@@ -176,18 +191,24 @@ async fn read_files(
     Ok((files, free, next_name))
 }
 
-/// The file's header, or what its first group says if both copies are lost.
+/// The file's header; or what its first group says, if both copies are lost, or are those of an earlier use of the
+/// file because the write of the newer ones was.
 fn header_of(head: &Bytes) -> Option<FileHeader> {
-    FileHeader::parse(head).or_else(|| {
-        let first = Group::parse_any(&head.slice(head.len().min(FILE_GROUPS_START as usize)..)).ok()?;
-        let place = first.place;
-        Some(FileHeader {
-            lineage: place.lineage,
-            last_sequence: place.sequence - 1,
-            last_crc: place.previous_crc,
-            synced_up_to: place.synced_up_to,
+    let header = FileHeader::parse(head);
+    let first = Group::parse_any(&head.slice(head.len().min(FILE_GROUPS_START as usize)..)).ok();
+    let newer = |place: &GroupPlace| {
+        header.is_none_or(|header| {
+            place.lineage.journal == header.lineage.journal
+                && place.lineage.file_sequence > header.lineage.file_sequence
         })
-    })
+    };
+    let first = first.map(|group| group.place).filter(newer).map(|place| FileHeader {
+        lineage: place.lineage,
+        last_sequence: place.sequence - 1,
+        last_crc: place.previous_crc,
+        synced_up_to: place.synced_up_to,
+    });
+    first.or(header)
 }
 
 async fn walk(io: &Io, files: &[JournalFile], quarantine: &Path) -> io::Result<Walk> {
@@ -198,7 +219,12 @@ async fn walk(io: &Io, files: &[JournalFile], quarantine: &Path) -> io::Result<W
         } else if !walk.enters(&file.header, &files[index..]) {
             break;
         }
-        if let Some(position) = walk.read_file(file, &files[index + 1..]) {
+        let before = walk.groups.len();
+        let torn = walk.read_file(file, &files[index + 1..]);
+        let accepted = walk.groups.len() - before;
+        let (name, header) = (&file.name, file.header);
+        tracing::debug!(name, ?header, accepted, last_sequence = walk.last_sequence, torn, "a journal file was read");
+        if let Some(position) = torn {
             keep_aside(io, file, position, quarantine).await?;
         }
     }
@@ -211,18 +237,15 @@ impl Walk {
         if header.last_sequence < self.last_sequence {
             // An earlier recovery accepted no further than this.
             self.groups.retain(|group| group.place.sequence <= header.last_sequence);
-            self.lost.retain(|(sequence, _)| *sequence <= header.last_sequence);
+            self.lost.retain(|lost| lost.sequence <= header.last_sequence);
         } else if header.last_sequence > self.last_sequence {
             if evidence(files).max(header.synced_up_to) <= self.last_sequence {
                 return false;
             }
             // The last groups of the file before are corrupt: the first group here may know of the last.
             let first = files[0].bytes.slice(FILE_GROUPS_START as usize..);
-            self.lose(
-                self.last_sequence + 1,
-                Group::parse(&first, header.lineage).ok().as_ref(),
-                header.last_sequence + 1,
-            );
+            let (witness, rest) = (Group::parse(&first, header.lineage).ok(), std::mem::take(&mut self.rest));
+            self.lose(self.last_sequence + 1, &rest, witness.as_ref(), header.last_sequence + 1);
         }
         (self.last_sequence, self.last_crc) = (header.last_sequence, header.last_crc);
         true
@@ -235,6 +258,7 @@ impl Walk {
         let mut position = FILE_GROUPS_START as usize;
         while position < file.bytes.len() {
             let here = file.bytes.slice(position..);
+            self.rest = here.clone();
             let parsed =
                 if planted!(NoIncarnationGuard) { Group::parse_any(&here) } else { Group::parse(&here, lineage) };
             match parsed {
@@ -250,7 +274,7 @@ impl Walk {
                     let corrupt = proof > self.last_sequence && !planted!(TruncateAtCorruptMiddle);
                     match next.filter(|_| corrupt) {
                         Some((at, group)) => {
-                            self.lose(self.last_sequence + 1, Some(&group), group.place.sequence);
+                            self.lose(self.last_sequence + 1, &here, Some(&group), group.place.sequence);
                             position = at + group.bytes.len();
                             self.accept(group);
                         }
@@ -272,17 +296,24 @@ impl Walk {
         self.groups.push(group);
     }
 
-    /// The groups from `from` up to `next` are corrupt; `witness` is the first whole one behind them.
-    fn lose(&mut self, from: u64, witness: Option<&Group>, next: u64) {
+    /// The groups from `from` up to `next` are corrupt; `witness` is the first whole one behind them, `bytes` is
+    /// where the first of them should be.
+    fn lose(&mut self, from: u64, bytes: &Bytes, witness: Option<&Group>, next: u64) {
         let witness = witness.filter(|group| group.place.sequence == next);
         tracing::error!(from, next, "journal groups that had been synced are corrupt");
         for sequence in from..next {
             match witness.filter(|_| sequence + 1 == next) {
                 Some(_) if planted!(IgnorePreviousDirectory) => {}
-                Some(group) => self.lost.extend(group.previous.iter().map(|entry| (sequence, *entry))),
+                Some(group) => {
+                    let place = if sequence == from { bytes.clone() } else { Bytes::new() };
+                    let salvaged = Group::salvage(&place, &group.previous);
+                    let lost = |(entry, bytes): (&Entry, _)| Lost { sequence, entry: *entry, bytes };
+                    self.lost.extend(group.previous.iter().zip(salvaged).map(lost));
+                }
                 None => self.unknown.push(sequence),
             }
         }
+        self.corrupt_groups += next - from;
     }
 }
 
@@ -374,7 +405,7 @@ fn collect_entries(walk: Walk, said: &mut BTreeMap<PartitionId, Vec<Said>>) {
     for group in &walk.groups {
         group.payloads().for_each(|(entry, bytes)| add(group.place.sequence, entry, Some(bytes)));
     }
-    walk.lost.iter().for_each(|(sequence, entry)| add(*sequence, entry, None));
+    walk.lost.into_iter().for_each(|lost| add(lost.sequence, &lost.entry, lost.bytes));
 }
 
 /// Applies what the journals say to what the checkpoint knows. Idempotent: what lies at or below the end
@@ -411,6 +442,15 @@ fn replay(mut record: LogRecord, mut entries: Vec<Said>, gap: Option<u64>) -> Re
     }
     record.log_start_offset = record.log_start_offset.min(end);
     record.suspended |= !proved;
+    tracing::debug!(
+        partition = %record.id,
+        ownership = record.ownership,
+        drained_end = record.drained_end_offset,
+        end,
+        damaged = ?record.damaged,
+        suspended = record.suspended,
+        "a log was found"
+    );
     RecoveredLog { record, pieces }
 }
 

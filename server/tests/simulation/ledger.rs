@@ -1,30 +1,40 @@
 //! What the simulator damaged by itself, and which records that excuses.
 //!
-//! A record may be gone only if each of its stored copies meets the damage: its batch in a segment of its
-//! partition, or the group that holds it in a journal. The ledger looks at the disk now and then, and at each
-//! crash also at the journals' bytes: what is whole there is read by the next start. It knows of the journal's
-//! format no more than how to find a group and its checksum, so that it does not repeat the engine's mistakes.
+//! A record may be gone only if its stored copies meet the damage: its partition's segments, or the journal group
+//! that was written last of those that hold it (every start writes what no segment holds once more, under a greater
+//! ownership number; what older groups still hold is nobody's). The ledger looks for new damage now and then, and at
+//! each crash at the journals, from which the next start reads. It knows of the journal's format no more than where
+//! a group names what it holds, so that it does not repeat the engine's mistakes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use checker::Partition;
 use engine::io::sim::{FaultClass, NodeId, World};
-
-use crate::consumer::unpack;
 
 const BLOCK: usize = 4096;
 /// "CLJG", and the group's header: CRC at 8 over all from 12 on, total length at 12, incarnation at 40, length of
-/// the batches behind the header at 68.
+/// the payload at 68, number of entries and of the previous group's at 72. Entries follow the payload.
 const GROUP_MAGIC: &[u8] = b"CLJG";
 const GROUP_HEADER: usize = 80;
+/// Kind, topic id at 1, partition at 17, ownership at 21, base offset at 29, end offset at 37.
+const ENTRY: usize = 57;
 /// "CLJF", and the file's header: sequence at 24, incarnation at 32.
 const FILE_MAGIC: &[u8] = b"CLJF";
 
+/// That a group of this ownership held these offsets.
+struct Held {
+    ownership: u64,
+    offsets: Range<i64>,
+    /// The group itself says so; else only the one behind it.
+    whole: bool,
+}
+
 /// What a crash left in the journals, if anything in them is damaged.
+#[derive(Default)]
 struct Snapshot {
-    /// Values in whole groups.
-    whole: BTreeSet<u64>,
+    held: BTreeMap<Partition, Vec<Held>>,
     /// Whether damage hit the end of a journal, where nothing behind it says what was synced.
     ambiguous: bool,
 }
@@ -43,9 +53,9 @@ pub(crate) struct Ledger {
 pub(crate) enum Excuse {
     /// A segment or index of its partition is damaged.
     Segment,
-    /// No whole group holds it, and something later shows that it was synced.
+    /// The group that held it is damaged.
     Journal,
-    /// No whole group holds it, and it was in a journal's last: it cannot be told from a torn one.
+    /// A journal's last group is damaged: it cannot be told from a torn one.
     Tail,
 }
 
@@ -72,14 +82,12 @@ impl Ledger {
         if damage.is_empty() {
             return;
         }
-        let mut snapshot = Snapshot { whole: BTreeSet::new(), ambiguous: false };
+        let mut snapshot = Snapshot::default();
         for (path, _) in world.files(broker).into_iter().filter(|(path, _)| is_journal(path)) {
             let bytes = world.file_content(broker, &path).expect("it was just listed");
             let groups = whole_groups(&bytes);
-            for group in &groups {
-                let mut records = Vec::new();
-                unpack(&bytes[group.batches.clone()], &mut records).expect("a whole group holds whole batches");
-                snapshot.whole.extend(records.into_iter().map(|(_, value)| value));
+            for (partition, held) in groups.iter().flat_map(|group| entries(&bytes, group)) {
+                snapshot.held.entry(partition).or_default().push(held);
             }
             let ranges = damage.get(&path).map_or(&[][..], Vec::as_slice);
             snapshot.ambiguous |= ranges.iter().any(|range| is_at_end(&bytes, &groups, range));
@@ -87,9 +95,18 @@ impl Ledger {
         self.snapshots.insert(number, snapshot);
     }
 
+    /// Why the record at this offset, of which a client knew after `since` crashes, may be gone; `None` if nothing
+    /// excuses it. `directory` is the name of its partition's.
+    pub(crate) fn excuse(&self, partition: Partition, directory: &str, offset: i64, since: u64) -> Option<Excuse> {
+        if self.is_segment_damaged(directory) {
+            return Some(Excuse::Segment);
+        }
+        self.snapshots.range(since..).find_map(|(_, snapshot)| snapshot.excuse(partition, offset))
+    }
+
     /// Whether anything that this partition's records were ever in was damaged.
     pub(crate) fn is_touched(&self, directory: &str) -> bool {
-        !self.snapshots.is_empty() || self.excuse(directory, 0, u64::MAX).is_some()
+        !self.snapshots.is_empty() || self.is_segment_damaged(directory)
     }
 
     /// Whether a journal's end was damaged at some crash.
@@ -97,15 +114,19 @@ impl Ledger {
         self.snapshots.values().any(|snapshot| snapshot.ambiguous)
     }
 
-    /// Why a value of this partition (by its directory's name), which a client knew of after `since` crashes, may be
-    /// gone; `None` if nothing excuses it.
-    pub(crate) fn excuse(&self, directory: &str, value: u64, since: u64) -> Option<Excuse> {
-        if self.paths.iter().any(|path| path.parent().is_some_and(|parent| parent.ends_with(directory))) {
-            return Some(Excuse::Segment);
+    fn is_segment_damaged(&self, directory: &str) -> bool {
+        self.paths.iter().any(|path| path.parent().is_some_and(|parent| parent.ends_with(directory)))
+    }
+}
+
+impl Snapshot {
+    fn excuse(&self, partition: Partition, offset: i64) -> Option<Excuse> {
+        let held = self.held.get(&partition).into_iter().flatten().filter(|held| held.offsets.contains(&offset));
+        let newest = held.map(|held| (held.ownership, held.whole)).max();
+        match newest {
+            Some((_, false)) => Some(Excuse::Journal),
+            _ => self.ambiguous.then_some(Excuse::Tail),
         }
-        let mut gone = self.snapshots.range(since..).map(|(_, snapshot)| snapshot);
-        let snapshot = gone.find(|snapshot| !snapshot.whole.contains(&value))?;
-        Some(if snapshot.ambiguous { Excuse::Tail } else { Excuse::Journal })
     }
 }
 
@@ -114,9 +135,20 @@ fn is_journal(path: &Path) -> bool {
 }
 
 struct Group {
-    start: u64,
-    batches: Range<usize>,
+    start: usize,
+    /// Where its entries begin, and how many there are; the previous group's follow.
+    directory: usize,
+    entries: usize,
+    previous: usize,
     incarnation: u64,
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"))
 }
 
 /// The groups whose checksum is right, of any use of the file.
@@ -125,15 +157,28 @@ fn whole_groups(bytes: &[u8]) -> Vec<Group> {
     starts.filter_map(|at| group_at(bytes, at)).collect()
 }
 
-fn group_at(bytes: &[u8], at: usize) -> Option<Group> {
-    let header = bytes.get(at..at + GROUP_HEADER)?;
-    let total = u32::from_le_bytes(header[12..16].try_into().ok()?) as usize;
-    let checked = bytes.get(at + 12..at + total)?;
-    let crc = u32::from_le_bytes(header[8..12].try_into().ok()?);
-    let incarnation = u64::from_le_bytes(header[40..48].try_into().ok()?);
-    let batches = u32::from_le_bytes(header[68..72].try_into().ok()?) as usize;
-    let batches = at + GROUP_HEADER..at + GROUP_HEADER + batches;
-    (crc32c::crc32c(checked) == crc).then_some(Group { start: at as u64, batches, incarnation })
+fn group_at(bytes: &[u8], start: usize) -> Option<Group> {
+    let header = bytes.get(start..start + GROUP_HEADER)?;
+    let checked = bytes.get(start + 12..start + u32_at(header, 12) as usize)?;
+    (crc32c::crc32c(checked) == u32_at(header, 8)).then(|| Group {
+        start,
+        directory: start + GROUP_HEADER + u32_at(header, 68) as usize,
+        entries: u32_at(header, 72) as usize,
+        previous: u32_at(header, 76) as usize,
+        incarnation: u64_at(header, 40),
+    })
+}
+
+/// What a whole group says that it holds, and the one before it.
+fn entries<'a>(bytes: &'a [u8], group: &Group) -> impl Iterator<Item = (Partition, Held)> + 'a {
+    let (from, own, all) = (group.directory, group.entries, group.entries + group.previous);
+    (0..all).map(move |index| {
+        let entry = &bytes[from + index * ENTRY..from + (index + 1) * ENTRY];
+        let topic = entry[1..17].try_into().expect("16 bytes");
+        let offsets = u64_at(entry, 29) as i64..u64_at(entry, 37) as i64;
+        let held = Held { ownership: u64_at(entry, 21), offsets, whole: index < own };
+        (Partition { topic, number: u32_at(entry, 17) as i32 }, held)
+    })
 }
 
 /// Whether no whole group of the file's present use lies behind the damage. (A newer file could still prove
@@ -141,7 +186,7 @@ fn group_at(bytes: &[u8], at: usize) -> Option<Group> {
 fn is_at_end(bytes: &[u8], groups: &[Group], damage: &Range<u64>) -> bool {
     let copies = [bytes.get(..BLOCK), bytes.get(BLOCK..2 * BLOCK)];
     let header = copies.into_iter().flatten().find(|block| block.starts_with(FILE_MAGIC));
-    let incarnation = header.map(|block| u64::from_le_bytes(block[32..40].try_into().expect("8 bytes")));
-    let behind = |group: &Group| group.start >= damage.end && Some(group.incarnation) == incarnation;
+    let incarnation = header.map(|block| u64_at(block, 32));
+    let behind = |group: &Group| group.start as u64 >= damage.end && Some(group.incarnation) == incarnation;
     !groups.iter().any(behind)
 }

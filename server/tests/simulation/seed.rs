@@ -64,6 +64,9 @@ pub(crate) fn live(seed: u64) -> Outcome {
 fn draw_faults(seed: u64, chance: &mut Chance) -> Faults {
     let mut faults = Faults::swarm(seed, seed % 2 == 1);
     let mirror = *chance.pick(&["-a", "-b"]);
+    let more_damage = *chance.pick(&[1.0, 10.0, 40.0]);
+    faults.lost_write *= more_damage;
+    faults.misdirected_write *= more_damage;
     faults.damage_filter = Some(Rc::new(move |path: &Path| may_be_damaged(path, mirror)));
     let more = *chance.pick(&[1.0, 1.0, 5.0, 20.0]);
     for rate in [
@@ -278,9 +281,11 @@ impl Run {
         let mut excused: BTreeMap<Excuse, BTreeSet<(Option<Partition>, i64)>> = BTreeMap::new();
         let mut violations = Vec::new();
         for violation in broken {
-            match self.excuse(&violation) {
+            let excuse = self.excuse(&violation);
+            tracing::debug!(?excuse, "{violation}");
+            match excuse {
                 Some(excuse) => {
-                    drop(excused.entry(excuse).or_default().insert((violation.partition, violation.offset)))
+                    excused.entry(excuse).or_default().insert((violation.partition, violation.offset));
                 }
                 None => violations.push(violation),
             }
@@ -291,8 +296,10 @@ impl Run {
     }
 
     fn excuse(&self, violation: &Violation) -> Option<Excuse> {
-        let directory = self.clients.directory(violation.partition?);
-        let of_value = |value| self.ledger.excuse(&directory, value, self.clients.known_since(value));
+        let partition = violation.partition?;
+        let directory = self.clients.directory(partition);
+        let of_value =
+            |value| self.ledger.excuse(partition, &directory, violation.offset, self.clients.known_since(value));
         let told = violation.what.ends_with("CORRUPT_MESSAGE");
         match (violation.rule, violation.value) {
             // A loss is told, unless it cannot be told from what was never durable.
@@ -303,8 +310,7 @@ impl Run {
             // What came behind a journal's damaged end is as if it had never been.
             (Rule::Changed | Rule::WentBack, _) => self.ledger.was_ambiguous().then_some(Excuse::Tail),
             // The producer's state went with the record.
-            (Rule::Duplicate, Some(value)) => of_value(value),
-            (Rule::Hole, _) => self.ledger.is_touched(&directory).then_some(Excuse::Journal),
+            (Rule::Duplicate | Rule::Hole, _) => self.ledger.is_touched(&directory).then_some(Excuse::Journal),
             _ => None,
         }
     }

@@ -217,7 +217,9 @@ async fn walk(io: &Io, files: &[JournalFile], quarantine: &Path) -> io::Result<W
         if index == 0 {
             (walk.last_sequence, walk.last_crc) = (file.header.last_sequence, file.header.last_crc);
         } else if !walk.enters(&file.header, &files[index..]) {
-            break;
+            // Of a life whose last groups were lost with the power. A later start may have begun files behind it.
+            tracing::debug!(name = file.name, header = ?file.header, "a journal file is passed over");
+            continue;
         }
         let before = walk.groups.len();
         let torn = walk.read_file(file, &files[index + 1..]);
@@ -332,13 +334,19 @@ fn later_evidence(file: &JournalFile, position: usize, lineage: Lineage) -> u64 
     groups_behind(file, position + BLOCK, lineage).map(|(_, group)| group.place.synced_up_to).max().unwrap_or(0)
 }
 
-/// Up to which group these files say that the journal was synced.
+/// Up to which group these files say that the journal was synced. A file that goes on from an earlier group than the
+/// files before it is of a later start, which found no more than that: the groups that it has synced behind it are
+/// others of the same number.
 fn evidence(files: &[JournalFile]) -> u64 {
     let of = |file: &JournalFile| {
         let seek = || later_evidence(file, FILE_GROUPS_START as usize - BLOCK, file.header.lineage);
         *file.evidence.get_or_init(|| seek().max(file.header.synced_up_to))
     };
-    files.iter().map(of).max().unwrap_or(0)
+    let branches = files.iter().scan(u64::MAX, |branch, file| {
+        *branch = file.header.last_sequence.min(*branch);
+        Some((file, *branch))
+    });
+    branches.map(|(file, branch)| of(file).min(branch)).max().unwrap_or(0)
 }
 
 /// An ambiguous tail is kept, not used: the very last group, if it had been synced, cannot prove it.

@@ -69,16 +69,27 @@ pub struct Recovered {
     pub bytes_read: u64,
     /// Groups found corrupt.
     pub corrupt_groups: u64,
+    /// Whether groups are corrupt of which nothing says what they held. It may have been a partition's first
+    /// records, and then nothing here knows of that partition.
+    pub is_unproved: bool,
 }
 
 /// One thing that a journal says of a partition, with its place in the order of replay.
 struct Said {
-    ownership: u64,
-    base_offset: i64,
+    journal: usize,
     sequence: u64,
     entry: Entry,
     /// `None` if the group that held it is corrupt.
     bytes: Option<Bytes>,
+}
+
+/// Groups of a journal up to this one are corrupt, and nothing says what they held.
+#[derive(Clone, Copy)]
+struct Gap {
+    journal: usize,
+    last_unknown: u64,
+    /// The partition's greatest ownership that the journal knows of.
+    ownership: u64,
 }
 
 /// A journal's walk: what it accepted.
@@ -115,7 +126,7 @@ struct JournalFile {
 pub async fn recover(io: &Io, root: &Path, quarantine: &Path) -> io::Result<Recovered> {
     let mut recovered = Recovered::default();
     let mut said: BTreeMap<PartitionId, Vec<Said>> = BTreeMap::new();
-    let mut gaps: Vec<(PartitionId, u64)> = Vec::new();
+    let mut gaps: BTreeMap<PartitionId, Vec<Gap>> = BTreeMap::new();
     let mut records: BTreeMap<PartitionId, LogRecord> = BTreeMap::new();
     for entry in io.read_dir(root).await? {
         let Some(number) = entry.name.parse::<usize>().ok().filter(|_| entry.is_dir) else { continue };
@@ -131,9 +142,10 @@ pub async fn recover(io: &Io, root: &Path, quarantine: &Path) -> io::Result<Reco
         recovered.corrupt_groups += walk.corrupt_groups;
         let start = journal_start(io, &contents, &files, &walk);
         let needed = files.iter().map(|file| file.name.clone()).collect();
-        note_gaps(&contents, &walk, &mut gaps);
+        recovered.is_unproved |= !walk.unknown.is_empty();
+        note_gaps(number, &contents, &walk, &mut gaps);
         collect_records(contents, &mut records);
-        collect_entries(walk, &mut said);
+        collect_entries(number, walk, &mut said);
         recovered.journals.insert(number, RecoveredJournal { dir, start, needed, free, generation, next_name });
     }
     for id in said.keys() {
@@ -141,7 +153,7 @@ pub async fn recover(io: &Io, root: &Path, quarantine: &Path) -> io::Result<Reco
     }
     for (id, record) in records {
         let entries = said.remove(&id).unwrap_or_default();
-        let log = replay(record, entries, gaps.iter().filter(|gap| gap.0 == id).map(|gap| gap.1).max());
+        let log = replay(record, entries, &gaps.remove(&id).unwrap_or_default());
         recovered.logs.insert(id, log);
     }
     Ok(recovered)
@@ -386,13 +398,19 @@ fn journal_start(io: &Io, contents: &[Contents], files: &[JournalFile], walk: &W
 }
 
 /// Partitions that may have had entries in groups of which nothing is known.
-fn note_gaps(contents: &[Contents], walk: &Walk, gaps: &mut Vec<(PartitionId, u64)>) {
-    let Some(last_unknown) = walk.unknown.iter().max() else { return };
-    let entries = walk.groups.iter().flat_map(|group| &group.entries).map(|entry| entry.id);
-    let mut ids: Vec<_> = contents.iter().flat_map(|contents| contents.logs.keys().copied()).chain(entries).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    gaps.extend(ids.into_iter().map(|id| (id, *last_unknown)));
+fn note_gaps(journal: usize, contents: &[Contents], walk: &Walk, gaps: &mut BTreeMap<PartitionId, Vec<Gap>>) {
+    let Some(&last_unknown) = walk.unknown.iter().max() else { return };
+    let entries = walk.groups.iter().flat_map(|group| &group.entries).chain(walk.lost.iter().map(|lost| &lost.entry));
+    let records = contents.iter().flat_map(|contents| contents.logs.values());
+    let known = records.map(|record| (record.id, record.ownership));
+    let mut newest: BTreeMap<PartitionId, u64> = BTreeMap::new();
+    for (id, ownership) in known.chain(entries.map(|entry| (entry.id, entry.ownership))) {
+        let newest = newest.entry(id).or_default();
+        *newest = ownership.max(*newest);
+    }
+    for (id, ownership) in newest {
+        gaps.entry(id).or_default().push(Gap { journal, last_unknown, ownership });
+    }
 }
 
 /// The record with the highest ownership counts; of one ownership, the newest (they come newest first).
@@ -405,10 +423,9 @@ fn collect_records(contents: Vec<Contents>, records: &mut BTreeMap<PartitionId, 
     }
 }
 
-fn collect_entries(walk: Walk, said: &mut BTreeMap<PartitionId, Vec<Said>>) {
+fn collect_entries(journal: usize, walk: Walk, said: &mut BTreeMap<PartitionId, Vec<Said>>) {
     let mut add = |sequence, entry: &Entry, bytes| {
-        let list = said.entry(entry.id).or_default();
-        list.push(Said { ownership: entry.ownership, base_offset: entry.base_offset, sequence, entry: *entry, bytes });
+        said.entry(entry.id).or_default().push(Said { journal, sequence, entry: *entry, bytes });
     };
     for group in &walk.groups {
         group.payloads().for_each(|(entry, bytes)| add(group.place.sequence, entry, Some(bytes)));
@@ -418,47 +435,49 @@ fn collect_entries(walk: Walk, said: &mut BTreeMap<PartitionId, Vec<Said>>) {
 
 /// Applies what the journals say to what the checkpoint knows. Idempotent: what lies at or below the end
 /// already reached is skipped.
-fn replay(mut record: LogRecord, mut entries: Vec<Said>, gap: Option<u64>) -> RecoveredLog {
-    entries.retain(|said| said.ownership >= record.ownership);
-    // Of one offset the whole copy comes first, so that a corrupt one is skipped where another is whole.
-    entries.sort_by_key(|said| (said.ownership, said.base_offset, said.bytes.is_none(), said.sequence));
-    let proved = gap.is_none_or(|gap| entries.iter().any(|said| said.sequence > gap));
-    let mut end = record.drained_end_offset.max(record.damaged.last().map_or(0, |range| range.1));
-    let mut pieces = Vec::new();
-    for said in entries {
-        record.ownership = record.ownership.max(said.ownership);
-        if said.entry.kind == EntryKind::LogStart {
-            record.log_start_offset = record.log_start_offset.max(said.base_offset);
-            continue;
-        }
-        if said.entry.end_offset <= end {
-            continue;
-        }
-        if said.base_offset > end {
-            tracing::error!(partition = %record.id, from = end, to = said.base_offset, "records are lost to damage");
-            pieces.push(Piece::Damaged(said.base_offset));
-            end = said.base_offset;
-        }
-        let reached = std::mem::replace(&mut end, said.entry.end_offset);
-        pieces.push(match said.bytes {
-            Some(bytes) => {
-                let rest = behind(&bytes, reached);
-                Piece::Bytes(Entry { base_offset: reached, ..said.entry }, rest)
+fn replay(mut record: LogRecord, mut said: Vec<Said>, gaps: &[Gap]) -> RecoveredLog {
+    said.retain(|said| said.entry.ownership >= record.ownership);
+    let proves = |gap: &Gap, said: &Said| said.journal == gap.journal && said.sequence > gap.last_unknown;
+    let is_open = |gap: &&Gap| gap.ownership >= record.ownership && !said.iter().any(|said| proves(gap, said));
+    record.suspended |= gaps.iter().any(|gap| is_open(&gap));
+    // Of one offset there may be several copies, in journals of failed starts. Any that is whole will do: what a
+    // corrupt one held is taken all the same.
+    said.sort_by_key(|said| (said.entry.base_offset, std::cmp::Reverse(said.entry.ownership), said.sequence));
+    let mut end = record.drained_end_offset;
+    let mut taken = record.damaged.last().map_or(0, |range| range.1);
+    record.damaged.retain(|range| range.1 <= end);
+    let (mut pieces, mut destroyed) = (Vec::new(), 0);
+    for Said { entry, bytes, .. } in said {
+        record.ownership = record.ownership.max(entry.ownership);
+        taken = taken.max(entry.end_offset);
+        match bytes {
+            _ if entry.kind == EntryKind::LogStart => {
+                record.log_start_offset = record.log_start_offset.max(entry.base_offset);
             }
-            None => Piece::Damaged(end),
-        });
+            Some(bytes) if entry.end_offset > end => {
+                if entry.base_offset > end {
+                    destroyed += entry.base_offset - end;
+                    pieces.push(Piece::Damaged(entry.base_offset));
+                    end = entry.base_offset;
+                }
+                let rest = behind(&bytes, end);
+                pieces.push(Piece::Bytes(Entry { base_offset: end, ..entry }, rest));
+                end = entry.end_offset;
+            }
+            _ => {}
+        }
+    }
+    if taken > end {
+        destroyed += taken - end;
+        pieces.push(Piece::Damaged(taken));
+        end = taken;
+    }
+    if destroyed > 0 {
+        tracing::error!(partition = %record.id, destroyed, "records of the journal are lost to damage");
     }
     record.log_start_offset = record.log_start_offset.min(end);
-    record.suspended |= !proved;
-    tracing::debug!(
-        partition = %record.id,
-        ownership = record.ownership,
-        drained_end = record.drained_end_offset,
-        end,
-        damaged = ?record.damaged,
-        suspended = record.suspended,
-        "a log was found"
-    );
+    let (ownership, drained_end) = (record.ownership, record.drained_end_offset);
+    tracing::debug!(partition = %record.id, ownership, drained_end, end, destroyed, suspended = record.suspended, "a log was found");
     RecoveredLog { record, pieces }
 }
 

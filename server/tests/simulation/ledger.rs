@@ -85,11 +85,20 @@ impl Ledger {
         let mut snapshot = Snapshot::default();
         for (path, _) in world.files(broker).into_iter().filter(|(path, _)| is_journal(path)) {
             let bytes = world.file_content(broker, &path).expect("it was just listed");
-            let groups = whole_groups(&bytes);
+            let ranges = damage.get(&path).map_or(&[][..], Vec::as_slice);
+            let mut groups = whole_groups(&bytes);
+            // Whole, but in another's place: nobody looks for it there.
+            groups.retain(|group| !ranges.iter().any(|range| range.start < group.end && group.start < range.end));
+            tracing::debug!(?path, ?ranges, "journal at crash {number}");
+            for group in &groups {
+                let held: Vec<_> = entries(&bytes, group)
+                    .map(|(p, h)| format!("{p} {:?} o{} {}", h.offsets, h.ownership, h.whole))
+                    .collect();
+                tracing::trace!(start = group.start, incarnation = group.incarnation, ?held);
+            }
             for (partition, held) in groups.iter().flat_map(|group| entries(&bytes, group)) {
                 snapshot.held.entry(partition).or_default().push(held);
             }
-            let ranges = damage.get(&path).map_or(&[][..], Vec::as_slice);
             snapshot.ambiguous |= ranges.iter().any(|range| is_at_end(&bytes, &groups, range));
         }
         self.snapshots.insert(number, snapshot);
@@ -135,7 +144,8 @@ fn is_journal(path: &Path) -> bool {
 }
 
 struct Group {
-    start: usize,
+    start: u64,
+    end: u64,
     /// Where its entries begin, and how many there are; the previous group's follow.
     directory: usize,
     entries: usize,
@@ -161,7 +171,8 @@ fn group_at(bytes: &[u8], start: usize) -> Option<Group> {
     let header = bytes.get(start..start + GROUP_HEADER)?;
     let checked = bytes.get(start + 12..start + u32_at(header, 12) as usize)?;
     (crc32c::crc32c(checked) == u32_at(header, 8)).then(|| Group {
-        start,
+        start: start as u64,
+        end: start as u64 + u64::from(u32_at(header, 12)),
         directory: start + GROUP_HEADER + u32_at(header, 68) as usize,
         entries: u32_at(header, 72) as usize,
         previous: u32_at(header, 76) as usize,
@@ -187,6 +198,6 @@ fn is_at_end(bytes: &[u8], groups: &[Group], damage: &Range<u64>) -> bool {
     let copies = [bytes.get(..BLOCK), bytes.get(BLOCK..2 * BLOCK)];
     let header = copies.into_iter().flatten().find(|block| block.starts_with(FILE_MAGIC));
     let incarnation = header.map(|block| u64_at(block, 32));
-    let behind = |group: &Group| group.start as u64 >= damage.end && Some(group.incarnation) == incarnation;
+    let behind = |group: &Group| group.start >= damage.end && Some(group.incarnation) == incarnation;
     !groups.iter().any(behind)
 }

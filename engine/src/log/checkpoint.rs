@@ -2,8 +2,10 @@
 //!
 //! Two files with the same frames, so that one damaged block loses nothing: a *generation* begins with a
 //! frame that holds every partition and goes on with frames that hold those that changed. Frames are
-//! chained by checksum and carry generation and index. Invariant: a frame is written only after everything
-//! that it claims is flushed, and journal files are given up only after the frame is durable in both files.
+//! chained by checksum and carry generation and index. A generation gets its name when its first frame is durable in
+//! both files: one that has a name and is whole in neither is damaged, whereas a start that did not come so far
+//! leaves nothing but `.new`. Invariant: a frame is written only after everything that it claims is flushed, and
+//! journal files are given up only after the frame is durable in both files.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -64,6 +66,11 @@ fn path(dir: &Path, generation: u64, mirror: usize) -> PathBuf {
     dir.join(format!("checkpoint-{generation:016}-{}", ["a", "b"][mirror]))
 }
 
+/// Where it is until it has its name.
+fn new_path(dir: &Path, generation: u64, mirror: usize) -> PathBuf {
+    path(dir, generation, mirror).with_added_extension("new")
+}
+
 impl Checkpoint {
     /// The successor of `generation`; the first write makes its files.
     pub fn after(io: Io, dir: PathBuf, generation: u64) -> Checkpoint {
@@ -102,11 +109,15 @@ impl Checkpoint {
         self.generation += 1;
         (self.position, self.index, self.last_crc) = (0, 0, 0);
         let mode = OpenMode::Create;
-        let first = self.io.open(&path(&self.dir, self.generation, 0), mode).await?;
-        let second = self.io.open(&path(&self.dir, self.generation, 1), mode).await?;
+        let first = self.io.open(&new_path(&self.dir, self.generation, 0), mode).await?;
+        let second = self.io.open(&new_path(&self.dir, self.generation, 1), mode).await?;
         self.files = Some([first, second]);
         self.write(start, logs, &[]).await?;
         self.snapshot_bytes = self.position;
+        for mirror in 0..2 {
+            let named = path(&self.dir, self.generation, mirror);
+            self.io.rename(&new_path(&self.dir, self.generation, mirror), &named).await?;
+        }
         self.io.sync_dir(&self.dir).await?;
         for superseded in std::mem::take(&mut self.superseded) {
             remove_generation(&self.io, &self.dir, superseded).await?;
@@ -194,8 +205,8 @@ impl Checkpoint {
 }
 
 async fn remove_generation(io: &Io, dir: &Path, generation: u64) -> io::Result<()> {
-    for mirror in 0..2 {
-        match io.remove_file(&path(dir, generation, mirror)).await {
+    for path in (0..2).flat_map(|mirror| [path(dir, generation, mirror), new_path(dir, generation, mirror)]) {
+        match io.remove_file(&path).await {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
@@ -229,30 +240,39 @@ async fn generations(io: &Io, dir: &Path) -> io::Result<Vec<u64>> {
 /// in neither file ends a generation: it was being written, and nothing relied on it.
 ///
 /// # Errors
-/// `InvalidData` if there are generations and none is whole, but for a very first one.
+/// `InvalidData` if there are generations with a name and none is whole.
 pub async fn load(io: &Io, dir: &Path) -> io::Result<(Vec<Contents>, u64)> {
     let mut found = Vec::new();
     let numbers = generations(io, dir).await?;
+    let mut is_any_named = false;
     for generation in numbers.iter().copied().rev() {
-        let mut mirrors = Vec::new();
-        for mirror in 0..2 {
-            match io.open(&path(dir, generation, mirror), OpenMode::Read).await {
-                Ok(file) => {
-                    let len = file.len().await?;
-                    mirrors.push(file.read_at(0, round_up(len as usize)).await?.freeze());
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
+        let named = [read(io, &path(dir, generation, 0)).await?, read(io, &path(dir, generation, 1)).await?];
+        if named.iter().all(Option::is_none) {
+            continue;
         }
+        is_any_named = true;
+        // While the second still waits for its name it can help already.
+        let new = [read(io, &new_path(dir, generation, 0)).await?, read(io, &new_path(dir, generation, 1)).await?];
+        let mirrors: Vec<Bytes> = named.into_iter().chain(new).flatten().collect();
         found.extend(parse(&mirrors, generation));
     }
-    let newest = numbers.last().copied().unwrap_or(0);
-    if found.is_empty() && newest > 1 {
+    if found.is_empty() && is_any_named {
         let what = format!("no checkpoint in {} is readable: both copies are damaged", dir.display());
         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
     }
-    Ok((found, newest))
+    Ok((found, numbers.last().copied().unwrap_or(0)))
+}
+
+/// All of a file; `None` if there is none.
+async fn read(io: &Io, path: &Path) -> io::Result<Option<Bytes>> {
+    match io.open(path, OpenMode::Read).await {
+        Ok(file) => {
+            let len = file.len().await?;
+            Ok(Some(file.read_at(0, round_up(len as usize)).await?.freeze()))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn parse(mirrors: &[Bytes], generation: u64) -> Option<Contents> {

@@ -488,3 +488,6 @@ fn behind(bytes: &Bytes, offset: i64) -> Bytes {
     let skipped: usize = batches(bytes).take_while(before).flatten().map(|batch| batch.total_size()).sum();
     bytes.slice(skipped..)
 }
+
+#[cfg(test)]
+mod tests;

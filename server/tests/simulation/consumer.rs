@@ -207,7 +207,6 @@ pub(crate) async fn fetch(
 fn take(clients: &Clients, followed: &mut Followed, data: &PartitionData<'_>) -> bool {
     let place = place(followed.topic, followed.partition);
     let mut history = clients.history.borrow_mut();
-    tracing::trace!(%place, offset = followed.offset, error = ?error(data.error_code), hw = data.high_watermark, bytes = data.records.as_ref().map_or(0, |r| r.slices().map(|s| s.len()).sum::<usize>()), "take");
     match error(data.error_code) {
         ErrorCode::None => {}
         ErrorCode::CorruptMessage => {

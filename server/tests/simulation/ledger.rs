@@ -14,8 +14,9 @@ use checker::Partition;
 use engine::io::sim::{FaultClass, NodeId, World};
 
 const BLOCK: usize = 4096;
-/// "CLJG", and the group's header: CRC at 8 over all from 12 on, total length at 12, incarnation at 40, length of
-/// the payload at 68, number of entries and of the previous group's at 72. Entries follow the payload.
+/// "CLJG", and the group's header: CRC at 8 over all from 12 on, total length at 12, incarnation at 40, sequence at
+/// 48, the last synced one at 56, length of the payload at 68, number of entries and of the previous group's at 72.
+/// Entries follow the payload.
 const GROUP_MAGIC: &[u8] = b"CLJG";
 const GROUP_HEADER: usize = 80;
 /// Kind, topic id at 1, partition at 17, ownership at 21, base offset at 29, end offset at 37.
@@ -35,7 +36,7 @@ struct Held {
 #[derive(Default)]
 struct Snapshot {
     held: BTreeMap<Partition, Vec<Held>>,
-    /// Whether damage hit the end of a journal, where nothing behind it says what was synced.
+    /// Whether damage hit the end of a journal, where nothing says what had been synced.
     ambiguous: bool,
 }
 
@@ -55,7 +56,7 @@ pub(crate) enum Excuse {
     Segment,
     /// The group that held it is damaged.
     Journal,
-    /// A journal's last group is damaged: it cannot be told from a torn one.
+    /// One of a journal's last groups is damaged: it cannot be told from a torn one.
     Tail,
 }
 
@@ -89,13 +90,6 @@ impl Ledger {
             let mut groups = whole_groups(&bytes);
             // Whole, but in another's place: nobody looks for it there.
             groups.retain(|group| !ranges.iter().any(|range| range.start < group.end && group.start < range.end));
-            tracing::debug!(?path, ?ranges, "journal at crash {number}");
-            for group in &groups {
-                let held: Vec<_> = entries(&bytes, group)
-                    .map(|(p, h)| format!("{p} {:?} o{} {}", h.offsets, h.ownership, h.whole))
-                    .collect();
-                tracing::trace!(start = group.start, incarnation = group.incarnation, ?held);
-            }
             for (partition, held) in groups.iter().flat_map(|group| entries(&bytes, group)) {
                 snapshot.held.entry(partition).or_default().push(held);
             }
@@ -133,8 +127,9 @@ impl Snapshot {
         let held = self.held.get(&partition).into_iter().flatten().filter(|held| held.offsets.contains(&offset));
         let newest = held.map(|held| (held.ownership, held.whole)).max();
         match newest {
+            _ if self.ambiguous => Some(Excuse::Tail),
             Some((_, false)) => Some(Excuse::Journal),
-            _ => self.ambiguous.then_some(Excuse::Tail),
+            _ => None,
         }
     }
 }
@@ -151,6 +146,8 @@ struct Group {
     entries: usize,
     previous: usize,
     incarnation: u64,
+    sequence: u64,
+    synced_up_to: u64,
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -177,6 +174,8 @@ fn group_at(bytes: &[u8], start: usize) -> Option<Group> {
         entries: u32_at(header, 72) as usize,
         previous: u32_at(header, 76) as usize,
         incarnation: u64_at(header, 40),
+        sequence: u64_at(header, 48),
+        synced_up_to: u64_at(header, 56),
     })
 }
 
@@ -192,12 +191,14 @@ fn entries<'a>(bytes: &'a [u8], group: &Group) -> impl Iterator<Item = (Partitio
     })
 }
 
-/// Whether no whole group of the file's present use lies behind the damage. (A newer file could still prove
-/// it; that the engine must know, and a judge that asks for less than it could is no worse.)
+/// Whether no whole group behind the damage, of the file's present use, says that what is damaged had been synced: the
+/// last groups are written side by side. (A newer file could still prove it: then what was lost is told.)
 fn is_at_end(bytes: &[u8], groups: &[Group], damage: &Range<u64>) -> bool {
     let copies = [bytes.get(..BLOCK), bytes.get(BLOCK..2 * BLOCK)];
     let header = copies.into_iter().flatten().find(|block| block.starts_with(FILE_MAGIC));
     let incarnation = header.map(|block| u64_at(block, 32));
-    let behind = |group: &Group| group.start >= damage.end && Some(group.incarnation) == incarnation;
-    !groups.iter().any(behind)
+    let present = || groups.iter().filter(|group| Some(group.incarnation) == incarnation);
+    let before = present().filter(|group| group.end <= damage.start).map(|group| group.sequence).max();
+    let mut behind = present().filter(|group| group.start >= damage.end);
+    !behind.any(|group| before.is_none_or(|before| group.synced_up_to > before))
 }

@@ -22,6 +22,8 @@ use crate::protocol::Uuid;
 const MAGIC: u32 = u32::from_le_bytes(*b"CLCP");
 /// 2: open transactions, coordinator epochs and counts of aborted transactions came in.
 const VERSION: u16 = 2;
+/// A frame's flag: [`ReplayStart::is_end`].
+const IS_END: u16 = 1;
 const HEADER_BYTES: usize = 40;
 /// A generation is written anew when its changes outgrow it by this.
 const SLACK_BYTES: u64 = 1 << 20;
@@ -35,6 +37,8 @@ pub struct ReplayStart {
     pub file_sequence: u64,
     /// The last group known when the checkpoint was made: numbering never goes back behind it.
     pub last_sequence: u64,
+    /// After a clean stop: that first file is still to be begun. Otherwise it is there, or lost.
+    pub is_end: bool,
 }
 
 /// What a checkpoint says.
@@ -177,7 +181,7 @@ impl Checkpoint {
         let mut frame = Vec::with_capacity(HEADER_BYTES + body.len());
         frame.put_u32_le(MAGIC);
         frame.put_u16_le(VERSION);
-        frame.put_u16_le(0);
+        frame.put_u16_le(if start.is_end { IS_END } else { 0 });
         frame.put_u64_le(self.generation);
         frame.put_u32_le(self.index);
         frame.put_u32_le(self.last_crc);
@@ -278,10 +282,10 @@ async fn read(io: &Io, path: &Path) -> io::Result<Option<Bytes>> {
 fn parse(mirrors: &[Bytes], generation: u64) -> Option<Contents> {
     let mut contents: Option<Contents> = None;
     let (mut position, mut index, mut last_crc) = (0, 0, 0);
-    while let Some((body, crc)) =
+    while let Some((flags, body, crc)) =
         mirrors.iter().find_map(|bytes| frame(bytes.get(position..)?, generation, index, last_crc))
     {
-        contents = Some(apply(contents, body, generation)?);
+        contents = Some(apply(contents, flags, body, generation)?);
         position += round_up(HEADER_BYTES + body.len());
         index += 1;
         last_crc = crc;
@@ -289,28 +293,28 @@ fn parse(mirrors: &[Bytes], generation: u64) -> Option<Contents> {
     contents
 }
 
-/// The body and CRC of the frame at the start of `bytes`, if it is the expected one and whole.
-fn frame(bytes: &[u8], generation: u64, index: u32, last_crc: u32) -> Option<(&[u8], u32)> {
+/// The flags, body and CRC of the frame at the start of `bytes`, if it is the expected one and whole.
+fn frame(bytes: &[u8], generation: u64, index: u32, last_crc: u32) -> Option<(u16, &[u8], u32)> {
     let mut header = bytes.get(..HEADER_BYTES)?;
     let checked = &bytes[..HEADER_BYTES - 8];
     if header.get_u32_le() != MAGIC || header.get_u16_le() != VERSION {
         return None;
     }
-    let _flags = header.get_u16_le();
+    let flags = header.get_u16_le();
     let place = (header.get_u64_le(), header.get_u32_le(), header.get_u32_le());
     let length = usize::try_from(header.get_u64_le()).ok()?;
     let crc = header.get_u32_le();
     let body = bytes.get(HEADER_BYTES..HEADER_BYTES.checked_add(length)?)?;
     let whole = crc32c::crc32c_append(crc32c::crc32c(checked), body) == crc;
-    (whole && place == (generation, index, last_crc)).then_some((body, crc))
+    (whole && place == (generation, index, last_crc)).then_some((flags, body, crc))
 }
 
-fn apply(contents: Option<Contents>, mut body: &[u8], generation: u64) -> Option<Contents> {
+fn apply(contents: Option<Contents>, flags: u16, mut body: &[u8], generation: u64) -> Option<Contents> {
     let body = &mut body;
     let mut journal = [0; 16];
     body.try_copy_to_slice(&mut journal).ok()?;
-    let start =
-        ReplayStart { journal, file_sequence: body.try_get_u64_le().ok()?, last_sequence: body.try_get_u64_le().ok()? };
+    let (file_sequence, last_sequence) = (body.try_get_u64_le().ok()?, body.try_get_u64_le().ok()?);
+    let start = ReplayStart { journal, file_sequence, last_sequence, is_end: flags & IS_END != 0 };
     let mut contents = contents.unwrap_or(Contents { generation, start, logs: BTreeMap::new() });
     contents.start = start;
     for _ in 0..body.try_get_u32_le().ok()? {

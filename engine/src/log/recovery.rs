@@ -8,7 +8,7 @@
 //! believed: after a kill the data may sit in the device's cache alone.
 
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ use super::group::{Entry, EntryKind, FILE_GROUPS_START, FileHeader, Group, Group
 use super::journal::{JournalStart, file_number, lock};
 use super::partition_log::LogRecord;
 use crate::io::buffer::{BLOCK, Buffer, round_up};
-use crate::io::{Io, OpenMode};
+use crate::io::{File, Io, OpenMode};
 use crate::record::batch::batches;
 
 /// A log as it was found.
@@ -137,10 +137,14 @@ pub async fn recover(io: &Io, root: &Path, quarantine: &Path) -> io::Result<Reco
             let logs = contents.logs.len();
             tracing::debug!(dir = %dir.display(), generation, ?start, logs, "a checkpoint was read");
         }
-        let (files, free, next_name) = read_files(io, &dir, &contents, &mut recovered.bytes_read).await?;
-        let walk = walk(io, &files, quarantine).await?;
-        recovered.corrupt_groups += walk.corrupt_groups;
+        let Files { files, free, next_name, is_first_lost } =
+            read_files(io, &dir, &contents, &mut recovered.bytes_read).await?;
+        let mut walk = walk(io, &files, quarantine).await?;
         let start = journal_start(io, &contents, &files, &walk);
+        if is_first_lost {
+            walk.lose_start(&dir, files.first(), start.last_sequence);
+        }
+        recovered.corrupt_groups += walk.corrupt_groups;
         let needed = files.iter().map(|file| file.name.clone()).collect();
         recovered.is_unproved |= !walk.unknown.is_empty();
         note_gaps(number, &contents, &walk, &mut gaps);
@@ -159,15 +163,22 @@ pub async fn recover(io: &Io, root: &Path, quarantine: &Path) -> io::Result<Reco
     Ok(recovered)
 }
 
-/// The files that the replay needs, in order, and the names of those that it does not.
-async fn read_files(
-    io: &Io,
-    dir: &Path,
-    contents: &[Contents],
-    bytes_read: &mut u64,
-) -> io::Result<(Vec<JournalFile>, Vec<String>, u32)> {
+/// The files of a journal.
+struct Files {
+    /// Those that the replay needs, in order.
+    files: Vec<JournalFile>,
+    /// Names of those that it does not.
+    free: Vec<String>,
+    /// The number for the next file.
+    next_name: u32,
+    /// The first that the replay needs is not there, or cannot be told from a free one.
+    is_first_lost: bool,
+}
+
+async fn read_files(io: &Io, dir: &Path, contents: &[Contents], bytes_read: &mut u64) -> io::Result<Files> {
     let needed_from = contents.iter().map(|contents| contents.start.file_sequence).min().unwrap_or(0);
     let journal = contents.first().map(|contents| contents.start.journal);
+    let is_own = |lineage: &Lineage| journal.is_none_or(|journal| journal == lineage.journal);
     let (mut files, mut free, mut next_name) = (Vec::new(), Vec::new(), 0);
     for entry in io.read_dir(dir).await? {
         let Some(number) = file_number(&entry.name) else { continue };
@@ -177,30 +188,48 @@ async fn read_files(
         let len = file.len().await? as usize;
         let head = file.read_at(0, (FILE_GROUPS_START as usize + (1 << 20)).min(round_up(len))).await?.freeze();
         *bytes_read += head.len() as u64;
-        let header = header_of(&head).filter(|header| journal.is_none_or(|journal| journal == header.lineage.journal));
-        let Some(header) = header.filter(|header| header.lineage.file_sequence >= needed_from) else {
-            free.push(entry.name);
-            continue;
-        };
-        let bytes = file.read_at(0, round_up(len)).await?.freeze();
-        *bytes_read += bytes.len() as u64;
-        if !planted!(ServeBeforeRecoveryFlush) {
-            file.sync().await?;
+        let header = header_of(&head).filter(|header| is_own(&header.lineage));
+        match header.filter(|header| header.lineage.file_sequence >= needed_from) {
+            Some(header) => {
+                let bytes = read_all(&file, bytes_read).await?;
+                files.push(JournalFile { name: entry.name, header, bytes, evidence: OnceCell::new() });
+            }
+            None => free.push((entry.name, file)),
         }
-        files.push(JournalFile { name: entry.name, header, bytes, evidence: OnceCell::new() });
+    }
+    let lost = missing(&files, contents);
+    let candidates = if lost.is_empty() { Vec::new() } else { std::mem::take(&mut free) };
+    for (name, file) in candidates {
+        let bytes = read_all(&file, bytes_read).await?;
+        match any_group(&bytes, |lineage| is_own(lineage) && lost.contains(&lineage.file_sequence)) {
+            Some(header) => files.push(JournalFile { name, header, bytes, evidence: OnceCell::new() }),
+            None => free.push((name, file)),
+        }
     }
     files.sort_by_key(|file| file.header.lineage.file_sequence);
-    let first = files.first().map(|file| file.header.lineage.file_sequence);
-    if let (Some(first), true) = (first, needed_from > 0)
-        && first > needed_from
-    {
-        let what = format!(
-            "the journal in {} lacks file {needed_from}, from which the checkpoint replays; the first found is {first}",
-            dir.display()
-        );
-        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    let is_first_lost = missing(&files, contents).contains(&needed_from);
+    let free = free.into_iter().map(|(name, _)| name).collect();
+    Ok(Files { files, free, next_name, is_first_lost })
+}
+
+/// Everything in a file, which is on stable storage from now on.
+async fn read_all(file: &File, bytes_read: &mut u64) -> io::Result<Bytes> {
+    let bytes = file.read_at(0, round_up(file.len().await? as usize)).await?.freeze();
+    *bytes_read += bytes.len() as u64;
+    if !planted!(ServeBeforeRecoveryFlush) {
+        file.sync().await?;
     }
-    Ok((files, free, next_name))
+    Ok(bytes)
+}
+
+/// The files, by their sequence, that are not among these although they must be: they are numbered without a gap.
+fn missing(files: &[JournalFile], contents: &[Contents]) -> BTreeSet<u64> {
+    let there: BTreeSet<u64> = files.iter().map(|file| file.header.lineage.file_sequence).collect();
+    let is_end = there.is_empty() && matches!(contents, [only] if only.start.is_end);
+    let needed_from = contents.iter().map(|contents| contents.start.file_sequence).min();
+    let Some(needed_from) = needed_from.filter(|_| !is_end) else { return BTreeSet::new() };
+    let last = there.last().copied().unwrap_or(needed_from);
+    (needed_from..=last).filter(|sequence| !there.contains(sequence)).collect()
 }
 
 /// The file's header; or what its first group says, if both copies are lost, or are those of an earlier use of the
@@ -214,13 +243,25 @@ fn header_of(head: &Bytes) -> Option<FileHeader> {
                 && place.lineage.file_sequence > header.lineage.file_sequence
         })
     };
-    let first = first.map(|group| group.place).filter(newer).map(|place| FileHeader {
-        lineage: place.lineage,
-        last_sequence: place.sequence - 1,
-        last_crc: place.previous_crc,
-        synced_up_to: place.synced_up_to,
-    });
-    first.or(header)
+    first.map(|group| group.place).filter(newer).map(header_before).or(header)
+}
+
+/// The header of a file as its first group knows it.
+fn header_before(first: GroupPlace) -> FileHeader {
+    FileHeader {
+        lineage: first.lineage,
+        last_sequence: first.sequence - 1,
+        last_crc: first.previous_crc,
+        synced_up_to: first.synced_up_to,
+    }
+}
+
+/// What the first whole group of such a use says of the file's header, which is lost, and of its first groups, which
+/// are lost as well.
+fn any_group(bytes: &Bytes, is_wanted: impl Fn(&Lineage) -> bool) -> Option<FileHeader> {
+    let blocks = (FILE_GROUPS_START as usize..bytes.len()).step_by(BLOCK);
+    let mut groups = blocks.filter_map(|at| Group::parse_any(&bytes.slice(at..)).ok());
+    groups.find(|group| is_wanted(&group.place.lineage)).map(|group| header_before(group.place))
 }
 
 async fn walk(io: &Io, files: &[JournalFile], quarantine: &Path) -> io::Result<Walk> {
@@ -257,8 +298,8 @@ impl Walk {
                 return false;
             }
             // The last groups of the file before are corrupt: the first group here may know of the last.
-            let first = files[0].bytes.slice(FILE_GROUPS_START as usize..);
-            let (witness, rest) = (Group::parse(&first, header.lineage).ok(), std::mem::take(&mut self.rest));
+            let first = next_group(&files[0], FILE_GROUPS_START as usize, header.lineage, header.last_sequence);
+            let (witness, rest) = (first.map(|(_, group)| group), std::mem::take(&mut self.rest));
             self.lose(self.last_sequence + 1, &rest, witness.as_ref(), header.last_sequence + 1);
         }
         (self.last_sequence, self.last_crc) = (header.last_sequence, header.last_crc);
@@ -283,7 +324,13 @@ impl Walk {
                 // The next file begins with just what was accepted here: this one ends.
                 _ if later.first().is_some_and(|next| next.header.last_sequence == self.last_sequence) => return None,
                 _ => {
-                    let next = next_group(file, position + BLOCK, lineage, self.last_sequence + 1);
+                    // A group's sequence leaves no doubt: where the next one follows, there was none between.
+                    let next = next_group(file, position + BLOCK, lineage, self.last_sequence);
+                    if let Some((at, group)) = next.as_ref().filter(|(_, group)| self.follows(group)) {
+                        position = at + group.bytes.len();
+                        self.accept(group.clone());
+                        continue;
+                    }
                     let proof = later_evidence(file, position, lineage).max(evidence(later));
                     let corrupt = proof > self.last_sequence && !planted!(TruncateAtCorruptMiddle);
                     match next.filter(|_| corrupt) {
@@ -298,6 +345,13 @@ impl Walk {
             }
         }
         None
+    }
+
+    /// The file from which the checkpoint replays is lost, and with it all groups up to the next file's first.
+    fn lose_start(&mut self, dir: &Path, next: Option<&JournalFile>, last_sequence: u64) {
+        tracing::error!(dir = %dir.display(), "the first file of the journal that is needed is lost: nobody knows what it held");
+        self.unknown.push(next.map_or(last_sequence, |next| next.header.last_sequence));
+        self.corrupt_groups += 1;
     }
 
     fn follows(&self, group: &Group) -> bool {
@@ -388,7 +442,7 @@ fn journal_start(io: &Io, contents: &[Contents], files: &[JournalFile], walk: &W
     // A clean stop leaves no file to replay: numbering goes on from what the checkpoint says.
     let next_file = newest
         .map(|sequence| sequence + 1)
-        .chain(checkpointed.clone().map(|start| start.file_sequence))
+        .chain(checkpointed.clone().map(|start| start.file_sequence + u64::from(!start.is_end)))
         .max()
         .unwrap_or(1);
     let checkpointed_sequence = checkpointed.map(|start| start.last_sequence).max().unwrap_or(0);

@@ -43,8 +43,8 @@ impl Cluster {
     }
 
     /// Starts a life of the broker, with so many shards and one core for the metadata. As in its `main`, a core
-    /// that fails ends the process.
-    pub(crate) fn start(&self, shards: usize) {
+    /// that fails ends the process. `accept_loss` is the operator's word on logs whose end damage has made unsure.
+    pub(crate) fn start(&self, shards: usize, accept_loss: bool) {
         self.ready.set(false);
         let node = NodeConfig {
             data_dir: DATA_DIR.into(),
@@ -53,7 +53,7 @@ impl Cluster {
             journal_bytes: self.layout.journal_bytes * shards as u64,
             memory_bytes: self.layout.memory_bytes * shards as u64,
             settings: Settings::new(1, BTreeMap::new()).expect("defaults are valid"),
-            accept_loss: false,
+            accept_loss,
         };
         let mut mailboxes: Vec<_> = node_mailboxes(&node).into_iter().map(Some).collect();
         let config = Arc::new(BrokerConfig {

@@ -145,8 +145,9 @@ impl Run {
     /// One life, with cores of its own.
     fn life(&mut self, end: End) {
         let shards = self.chance.between(1, 4) as usize;
-        tracing::info!(now = ?self.cluster.world.now(), shards, ?end, "--- a life");
-        self.cluster.start(shards);
+        let accept_loss = self.chance.one_in(4);
+        tracing::info!(now = ?self.cluster.world.now(), shards, accept_loss, ?end, "--- a life");
+        self.cluster.start(shards, accept_loss);
         self.starts += 1;
         match end {
             End::Steps(steps) => {
@@ -237,7 +238,7 @@ impl Run {
 
     fn start_in_peace(&mut self) -> bool {
         self.starts += 1;
-        self.cluster.start(self.chance.between(1, 4) as usize);
+        self.cluster.start(self.chance.between(1, 4) as usize, true);
         self.run_until(RECOVERY, |run| run.cluster.is_ready() || !run.cluster.is_running());
         let cluster = &self.cluster;
         if !cluster.is_ready() || !cluster.is_running() {

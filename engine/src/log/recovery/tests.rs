@@ -153,3 +153,39 @@ fn an_end_that_lost_groups_may_have_moved_is_not_proved() {
     let moved = LogRecord { ownership: 2, ..LogRecord::new(ID) };
     assert!(!replayed(moved, Vec::new(), &[gap(0)]).1.record.suspended, "it had left that journal before");
 }
+
+#[test]
+fn a_file_whose_header_and_first_group_are_lost_is_found_by_its_other_groups() {
+    let mut first = Writer::new(4, None);
+    first.group(0, &[entry(1, 0, 10)]);
+    first.group(1, &[entry(1, 10, 20)]);
+    first.group(2, &[entry(1, 20, 30)]);
+    let mut bytes = first.file(&[1]).bytes.to_vec();
+    bytes[..FILE_GROUPS_START as usize].fill(0);
+    let bytes = Bytes::from(bytes);
+    assert_eq!(header_of(&bytes), None);
+    let header = any_group(&bytes, |lineage| lineage.file_sequence == 4).expect("two groups are whole");
+    assert_eq!((header.lineage, header.last_sequence), (first.header.lineage, 1));
+    assert_eq!(any_group(&bytes, |lineage| lineage.file_sequence == 5), None, "that file is another one");
+    // Nothing behind the lost group is lost with it, and the one behind it says what it held.
+    let walk = walked(vec![JournalFile { header, bytes, ..first.file(&[]) }]);
+    assert_eq!((walk.groups.len(), walk.last_sequence), (2, 3));
+}
+
+#[test]
+fn a_file_that_must_be_there_and_is_not_is_missed() {
+    let file = |sequence| Writer::new(sequence, None).file(&[]);
+    let contents = |file_sequence, is_end| {
+        let start = checkpoint::ReplayStart { journal: [1; 16], file_sequence, last_sequence: 9, is_end };
+        Contents { generation: 1, start, logs: BTreeMap::new() }
+    };
+    let missing = |files: &[u64], contents: &[Contents]| {
+        let files: Vec<_> = files.iter().map(|sequence| file(*sequence)).collect();
+        missing(&files, contents).into_iter().collect::<Vec<_>>()
+    };
+    assert_eq!(missing(&[4, 5], &[contents(4, false)]), []);
+    assert_eq!(missing(&[5, 7], &[contents(4, false)]), [4, 6]);
+    assert_eq!(missing(&[], &[contents(4, false)]), [4], "it was begun before the checkpoint was written");
+    assert_eq!(missing(&[], &[contents(4, true)]), [], "a clean stop begins none");
+    assert_eq!(missing(&[], &[]), [], "a journal without a checkpoint has acknowledged nothing");
+}

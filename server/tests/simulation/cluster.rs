@@ -35,11 +35,12 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    pub(crate) fn new(seed: u64, faults: Faults, layout: Layout) -> Cluster {
+    /// `ready` tells, from here on, whether clients can connect.
+    pub(crate) fn new(seed: u64, faults: Faults, layout: Layout, ready: Rc<Cell<bool>>) -> Cluster {
         let world = World::new(seed, faults);
         let (broker, clients) = (world.add_node(), world.add_node());
         let address = SocketAddr::new(world.address(broker), PORT);
-        Cluster { world, broker, clients, address, layout, ready: Rc::default(), failures: Rc::default() }
+        Cluster { world, broker, clients, address, layout, ready, failures: Rc::default() }
     }
 
     /// Starts a life of the broker, with so many shards and one core for the metadata. As in its `main`, a core

@@ -38,6 +38,8 @@ struct Snapshot {
     held: BTreeMap<Partition, Vec<Held>>,
     /// Whether damage hit the end of a journal, where nothing says what had been synced.
     ambiguous: bool,
+    /// Whether two neighbouring groups of a journal are damaged: nothing says what the first of them held.
+    unproved: bool,
 }
 
 /// All damage so far.
@@ -84,6 +86,7 @@ impl Ledger {
             return;
         }
         let mut snapshot = Snapshot::default();
+        let mut sequences: BTreeMap<PathBuf, BTreeSet<u64>> = BTreeMap::new();
         for (path, _) in world.files(broker).into_iter().filter(|(path, _)| is_journal(path)) {
             let bytes = world.file_content(broker, &path).expect("it was just listed");
             let ranges = damage.get(&path).map_or(&[][..], Vec::as_slice);
@@ -93,8 +96,12 @@ impl Ledger {
             for (partition, held) in groups.iter().flat_map(|group| entries(&bytes, group)) {
                 snapshot.held.entry(partition).or_default().push(held);
             }
+            let journal = path.parent().expect("a journal file lies in its journal").to_owned();
+            sequences.entry(journal).or_default().extend(groups.iter().map(|group| group.sequence));
             snapshot.ambiguous |= ranges.iter().any(|range| is_at_end(&bytes, &groups, range));
         }
+        let lacks_two = |of: &BTreeSet<u64>| of.iter().zip(of.iter().skip(1)).any(|(one, next)| next - one > 2);
+        snapshot.unproved = sequences.values().any(lacks_two);
         self.snapshots.insert(number, snapshot);
     }
 
@@ -124,13 +131,15 @@ impl Ledger {
 
 impl Snapshot {
     fn excuse(&self, partition: Partition, offset: i64) -> Option<Excuse> {
-        let held = self.held.get(&partition).into_iter().flatten().filter(|held| held.offsets.contains(&offset));
-        let newest = held.map(|held| (held.ownership, held.whole)).max();
-        match newest {
-            _ if self.ambiguous => Some(Excuse::Tail),
-            Some((_, false)) => Some(Excuse::Journal),
-            _ => None,
+        if self.ambiguous {
+            return Some(Excuse::Tail);
         }
+        let held = self.held.get(&partition).map_or(&[][..], Vec::as_slice);
+        let newest = held.iter().map(|held| held.ownership).max();
+        let copies = || held.iter().filter(|held| Some(held.ownership) == newest && held.offsets.contains(&offset));
+        let is_whole = copies().any(|held| held.whole);
+        let is_named = copies().next().is_some();
+        (!is_whole && (is_named || self.unproved)).then_some(Excuse::Journal)
     }
 }
 

@@ -58,7 +58,8 @@ pub(crate) enum Excuse {
     Segment,
     /// The group that held it is damaged.
     Journal,
-    /// One of a journal's last groups is damaged: it cannot be told from a torn one.
+    /// One of a journal's last groups is damaged, which cannot be told from a torn one; or two neighbours, so that
+    /// nobody knows what the first of them held.
     Tail,
 }
 
@@ -86,21 +87,29 @@ impl Ledger {
             return;
         }
         let mut snapshot = Snapshot::default();
-        let mut sequences: BTreeMap<PathBuf, BTreeSet<u64>> = BTreeMap::new();
+        let mut sequences: BTreeMap<PathBuf, BTreeSet<(u64, u64)>> = BTreeMap::new();
         for (path, _) in world.files(broker).into_iter().filter(|(path, _)| is_journal(path)) {
             let bytes = world.file_content(broker, &path).expect("it was just listed");
             let ranges = damage.get(&path).map_or(&[][..], Vec::as_slice);
             let mut groups = whole_groups(&bytes);
             // Whole, but in another's place: nobody looks for it there.
             groups.retain(|group| !ranges.iter().any(|range| range.start < group.end && group.start < range.end));
+            tracing::debug!(?path, ?ranges, "journal at crash {number}");
+            for group in &groups {
+                let held: Vec<_> = entries(&bytes, group).map(|(p, h)| format!("{p} {:?} o{} {}", h.offsets, h.ownership, h.whole)).collect();
+                tracing::trace!(start = group.start, incarnation = group.incarnation, seq = group.sequence, synced = group.synced_up_to, ?held);
+            }
             for (partition, held) in groups.iter().flat_map(|group| entries(&bytes, group)) {
                 snapshot.held.entry(partition).or_default().push(held);
             }
             let journal = path.parent().expect("a journal file lies in its journal").to_owned();
-            sequences.entry(journal).or_default().extend(groups.iter().map(|group| group.sequence));
+            let (file, incarnation) = use_of(&bytes);
+            let present = groups.iter().filter(|group| group.incarnation == incarnation);
+            sequences.entry(journal).or_default().extend(present.map(|group| (file, group.sequence)));
             snapshot.ambiguous |= ranges.iter().any(|range| is_at_end(&bytes, &groups, range));
         }
-        let lacks_two = |of: &BTreeSet<u64>| of.iter().zip(of.iter().skip(1)).any(|(one, next)| next - one > 2);
+        let lacks_two =
+            |of: &BTreeSet<(u64, u64)>| of.iter().zip(of.iter().skip(1)).any(|(one, next)| next.1 > one.1 + 2);
         snapshot.unproved = sequences.values().any(lacks_two);
         self.snapshots.insert(number, snapshot);
     }
@@ -119,9 +128,10 @@ impl Ledger {
         !self.snapshots.is_empty() || self.is_segment_damaged(directory)
     }
 
-    /// Whether a journal's end was damaged at some crash.
+    /// Whether a log may have begun anew behind an earlier end: a journal's end was damaged at some crash, or groups of
+    /// which nothing is known and whose loss the operator has accepted.
     pub(crate) fn was_ambiguous(&self) -> bool {
-        self.snapshots.values().any(|snapshot| snapshot.ambiguous)
+        self.snapshots.values().any(|snapshot| snapshot.ambiguous || snapshot.unproved)
     }
 
     fn is_segment_damaged(&self, directory: &str) -> bool {
@@ -139,7 +149,11 @@ impl Snapshot {
         let copies = || held.iter().filter(|held| Some(held.ownership) == newest && held.offsets.contains(&offset));
         let is_whole = copies().any(|held| held.whole);
         let is_named = copies().next().is_some();
-        (!is_whole && (is_named || self.unproved)).then_some(Excuse::Journal)
+        match () {
+            _ if is_whole => None,
+            _ if self.unproved => Some(Excuse::Tail),
+            _ => is_named.then_some(Excuse::Journal),
+        }
     }
 }
 
@@ -203,11 +217,16 @@ fn entries<'a>(bytes: &'a [u8], group: &Group) -> impl Iterator<Item = (Partitio
 /// Whether no whole group behind the damage, of the file's present use, says that what is damaged had been synced: the
 /// last groups are written side by side. (A newer file could still prove it: then what was lost is told.)
 fn is_at_end(bytes: &[u8], groups: &[Group], damage: &Range<u64>) -> bool {
-    let copies = [bytes.get(..BLOCK), bytes.get(BLOCK..2 * BLOCK)];
-    let header = copies.into_iter().flatten().find(|block| block.starts_with(FILE_MAGIC));
-    let incarnation = header.map(|block| u64_at(block, 32));
-    let present = || groups.iter().filter(|group| Some(group.incarnation) == incarnation);
+    let (_, incarnation) = use_of(bytes);
+    let present = || groups.iter().filter(|group| group.incarnation == incarnation);
     let before = present().filter(|group| group.end <= damage.start).map(|group| group.sequence).max();
     let mut behind = present().filter(|group| group.start >= damage.end);
     !behind.any(|group| before.is_none_or(|before| group.synced_up_to > before))
+}
+
+/// The sequence and the incarnation of a file's present use, as its header says.
+fn use_of(bytes: &[u8]) -> (u64, u64) {
+    let copies = [bytes.get(..BLOCK), bytes.get(BLOCK..2 * BLOCK)];
+    let header = copies.into_iter().flatten().find(|block| block.starts_with(FILE_MAGIC));
+    header.map_or((0, 0), |block| (u64_at(block, 24), u64_at(block, 32)))
 }

@@ -111,9 +111,10 @@ impl Ledger {
                 snapshot.held.entry(partition).or_default().push(held);
             }
             let journal = path.parent().expect("a journal file lies in its journal").to_owned();
-            let Use { file, incarnation, .. } = use_of(&bytes);
+            let Use { file, incarnation, last_sequence } = use_of(&bytes);
             let present = groups.iter().filter(|group| group.incarnation == incarnation);
-            sequences.entry(journal).or_default().extend(present.map(|group| (file, group.sequence)));
+            let of_file = present.map(|group| (file, group.sequence)).chain([(file, last_sequence)]);
+            sequences.entry(journal).or_default().extend(of_file);
             snapshot.ambiguous |= ranges.iter().any(|range| is_at_end(&bytes, &groups, range));
         }
         let lacks_two =
@@ -142,7 +143,8 @@ impl Ledger {
         self.snapshots.values().any(|snapshot| snapshot.ambiguous || snapshot.unproved)
     }
 
-    fn is_segment_damaged(&self, directory: &str) -> bool {
+    /// Whether a segment or an index of the partition of this directory is, or was, damaged.
+    pub(crate) fn is_segment_damaged(&self, directory: &str) -> bool {
         self.paths.iter().any(|path| path.parent().is_some_and(|parent| parent.ends_with(directory)))
     }
 }

@@ -124,12 +124,18 @@ impl Ledger {
     }
 
     /// Why the record at this offset, of which a client knew after `since` crashes, may be gone; `None` if nothing
-    /// excuses it. `directory` is the name of its partition's.
-    pub(crate) fn excuse(&self, partition: Partition, directory: &str, offset: i64, since: u64) -> Option<Excuse> {
-        if self.is_segment_damaged(directory) {
-            return Some(Excuse::Segment);
-        }
-        self.snapshots.range(since..).find_map(|(_, snapshot)| snapshot.excuse(partition, offset))
+    /// excuses it. `directory` is the name of its partition's. Where clients were not `told` only a [`Excuse::Tail`] does.
+    pub(crate) fn excuse(
+        &self,
+        partition: Partition,
+        directory: &str,
+        offset: i64,
+        since: u64,
+        told: bool,
+    ) -> Option<Excuse> {
+        let in_segment = self.is_segment_damaged(directory).then_some(Excuse::Segment);
+        let in_journal = self.snapshots.range(since..).filter_map(|(_, snapshot)| snapshot.excuse(partition, offset));
+        in_segment.into_iter().chain(in_journal).find(|excuse| told || *excuse == Excuse::Tail)
     }
 
     /// Whether anything that this partition's records were ever in was damaged.

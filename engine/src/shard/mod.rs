@@ -13,6 +13,7 @@ pub mod node;
 pub mod partition;
 pub mod purgatory;
 pub mod quorum;
+mod share;
 mod transactions;
 pub mod verification;
 
@@ -39,6 +40,7 @@ use crate::protocol::ErrorCode;
 use crate::record::{Scratch, batches};
 
 use coordinator::Coordinators;
+use share::Shares;
 use message::{
     Await, EpochEnd, EpochEnded, ListOffset, ListedOffset, Produce, Produced, Read, ReadFrom, ReadPart, Reply, Request,
 };
@@ -56,6 +58,7 @@ pub struct Shard {
     /// The newest image that has been applied.
     image: RefCell<Arc<MetadataImage>>,
     coordinators: Coordinators,
+    shares: Shares,
     /// Requests to other shards.
     outgoing: Outgoing,
     number: usize,
@@ -134,6 +137,7 @@ impl Shard {
             settings: start.settings,
             image: RefCell::new(start.image),
             coordinators: Coordinators::default(),
+            shares: Shares::default(),
             outgoing: Outgoing::default(),
             number: start.number.0,
             shards: start.number.1,
@@ -176,6 +180,8 @@ impl Shard {
         self.io.spawn(Class::Foreground, async move { shard.coordinate().await });
         let shard = self.clone();
         self.io.spawn(Class::Foreground, async move { shard.send_markers().await });
+        let shard = self.clone();
+        self.io.spawn(Class::Foreground, async move { shard.keep_share_locks().await });
     }
 
     /// Starts the task that hands durable groups to their partitions.
@@ -241,6 +247,29 @@ impl Shard {
                 self.io.spawn(Class::Foreground, async move {
                     reply.send(Reply::DeleteRecords(shard.delete_records(wanted).await))
                 });
+            }
+            Request::ShareAcquire(wanted) => {
+                let shard = self.clone();
+                self.io.spawn(Class::Foreground, async move {
+                    reply.send(Reply::ShareAcquire(shard.acquire_shares(wanted).await))
+                });
+            }
+            Request::ShareAwait(wait) => self.wait_for_shares(wait, reply),
+            Request::ShareAcknowledge(taken) => {
+                let shard = self.clone();
+                self.io.spawn(Class::Foreground, async move {
+                    reply.send(Reply::ShareAcknowledge(shard.acknowledge_shares(taken).await))
+                });
+            }
+            Request::ShareRelease(member, of) => {
+                let shard = self.clone();
+                self.io.spawn(Class::Foreground, async move {
+                    reply.send(Reply::ShareAcknowledge(shard.release_shares(&member, of).await))
+                });
+            }
+            Request::ShareForget(of) => {
+                self.forget_shares(&of);
+                reply.send(Reply::ShareForget);
             }
             Request::LogSizes => reply.send(Reply::LogSizes(self.log_sizes())),
             Request::Apply(image) => {
@@ -565,6 +594,7 @@ impl Shard {
         let Some(mut partition) = self.partitions.borrow_mut().remove(&id) else { return Ok(()) };
         partition.close(ErrorCode::UnknownTopicOrPartition);
         self.coordinators.close(id);
+        self.shares.close(id);
         let log = partition.log.clone();
         log.borrow_mut().mark_deleted();
         self.started.ring();

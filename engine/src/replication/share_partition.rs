@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use crate::limits::{SHARE_PIECES, SHARE_SINGLES_AT_ONCE};
 use crate::protocol::ErrorCode;
 use crate::protocol::messages::{read_share_group_state, write_share_group_state};
 
@@ -151,6 +152,8 @@ const NOT_ACQUIRED: Refusal = Refusal(
     "The batch cannot be acknowledged. The batch is not in the acquired state.",
 );
 const NOT_OWNER: Refusal = Refusal(ErrorCode::InvalidRecordState, "Member is not the owner of batch record");
+const TOO_MANY_PIECES: Refusal =
+    Refusal(ErrorCode::InvalidRequest, "Too many records of the share partition have fates of their own.");
 const BAD_KIND: Refusal = Refusal(ErrorCode::InvalidRequest, "Invalid acknowledge type.");
 
 /// What records of a piece are, but for a change that is being written.
@@ -284,7 +287,9 @@ impl SharePartition {
                 break;
             }
             taken += match target {
-                Target::Piece(first) => self.acquire_piece(first, range, &lock, &mut acquired),
+                Target::Piece(first) => {
+                    self.acquire_piece(first, range, fetched.max_records - taken, &lock, &mut acquired)
+                }
                 Target::Gap(span) => {
                     let end = self.acquire_new(span, fetched, fetched.max_records - taken, &lock, &mut acquired);
                     self.shrink_gap(span.first, end);
@@ -326,9 +331,19 @@ impl SharePartition {
         targets
     }
 
-    fn acquire_piece(&mut self, first: i64, range: Span, lock: &Status, acquired: &mut Vec<Acquired>) -> i64 {
-        let last = self.pieces[&first].last;
-        let span = Span { first: first.max(range.first), last: last.min(range.last) };
+    fn acquire_piece(
+        &mut self,
+        first: i64,
+        range: Span,
+        budget: i64,
+        lock: &Status,
+        acquired: &mut Vec<Acquired>,
+    ) -> i64 {
+        let Piece { last, single, .. } = self.pieces[&first];
+        let mut span = Span { first: first.max(range.first), last: last.min(range.last) };
+        if single {
+            span.last = span.last.min(span.first + budget.max(SHARE_SINGLES_AT_ONCE) - 1);
+        }
         self.cut_out(span);
         let piece = self.pieces.get_mut(&span.first).expect("the piece was just cut out");
         let deliveries = piece.status.deliveries.saturating_add(1);
@@ -494,11 +509,16 @@ impl SharePartition {
                     continue;
                 }
                 self.check_owned(span, member)?;
-                if changes.iter().any(|(other, _)| other.first <= span.last && span.first <= other.last) {
-                    return Err(NOT_ACQUIRED);
-                }
                 changes.push((span, state));
             }
+        }
+        changes.sort_by_key(|(span, _)| span.first);
+        if changes.windows(2).any(|pair| pair[1].0.first <= pair[0].0.last) {
+            // The second would find what the first has changed.
+            return Err(NOT_ACQUIRED);
+        }
+        if self.pieces.len() + 2 * changes.len() > SHARE_PIECES {
+            return Err(TOO_MANY_PIECES);
         }
         let mut write = self.begin();
         for (span, state) in changes {

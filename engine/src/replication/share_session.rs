@@ -54,13 +54,36 @@ pub enum Begun {
     Fetch(Vec<Key>),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Session {
     connection: u64,
     /// The epoch of the next request.
     epoch: i32,
-    /// Partitions in their turn, and whether the next answer must name them.
-    partitions: Vec<(Key, bool)>,
+    /// Partitions by their turn.
+    turns: BTreeMap<u64, Key>,
+    /// Each one's turn, and whether the next answer must name it.
+    places: BTreeMap<Key, (u64, bool)>,
+    next_turn: u64,
+}
+
+impl Session {
+    /// Puts a partition last.
+    fn push(&mut self, key: Key, must_name: bool) {
+        self.remove(key);
+        self.turns.insert(self.next_turn, key);
+        self.places.insert(key, (self.next_turn, must_name));
+        self.next_turn += 1;
+    }
+
+    fn remove(&mut self, key: Key) {
+        if let Some((turn, _)) = self.places.remove(&key) {
+            self.turns.remove(&turn);
+        }
+    }
+
+    fn partitions(&self) -> Vec<Key> {
+        self.turns.values().copied().collect()
+    }
 }
 
 /// The sessions of a core's connections, bounded in number.
@@ -109,14 +132,14 @@ impl ShareSessions {
         if self.sessions.len() >= self.slots {
             return Err(ErrorCode::ShareSessionLimitReached);
         }
-        let mut partitions: Vec<(Key, bool)> = Vec::with_capacity(opening.wanted.len());
+        let epoch = next_epoch(INITIAL_EPOCH);
+        let mut session = Session { connection: opening.connection, epoch, ..Session::default() };
         for key in opening.wanted {
-            if partitions.iter().all(|(known, _)| *known != key) {
-                partitions.push((key, false));
+            if !session.places.contains_key(&key) {
+                session.push(key, false);
             }
         }
-        let wanted = partitions.iter().map(|(key, _)| *key).collect();
-        let session = Session { connection: opening.connection, epoch: next_epoch(INITIAL_EPOCH), partitions };
+        let wanted = session.partitions();
         self.sessions.insert(opening.key, session);
         Ok(Begun::Fetch(wanted))
     }
@@ -124,12 +147,12 @@ impl ShareSessions {
     fn go_on(&mut self, opening: Opening) -> Result<Begun, ErrorCode> {
         let session = self.advance(&opening.key, opening.epoch)?;
         for key in opening.wanted {
-            if session.partitions.iter().all(|(known, _)| *known != key) {
-                session.partitions.push((key, true));
+            if !session.places.contains_key(&key) {
+                session.push(key, true);
             }
         }
-        session.partitions.retain(|(key, _)| !opening.forgotten.contains(key));
-        let mut wanted: Vec<Key> = session.partitions.iter().map(|(key, _)| *key).collect();
+        opening.forgotten.into_iter().for_each(|key| session.remove(key));
+        let mut wanted = session.partitions();
         if !wanted.is_empty() {
             // Another partition is the first each time.
             let turn = usize::try_from(opening.epoch).unwrap_or(0) % wanted.len();
@@ -169,16 +192,14 @@ impl ShareSessions {
         };
         let mut included = Vec::with_capacity(shown.len());
         for part in shown {
-            let Some(at) = session.partitions.iter().position(|(known, _)| *known == part.key) else {
+            let Some((_, must_name)) = session.places.get_mut(&part.key) else {
                 included.push(true);
                 continue;
             };
-            let (known, must_name) = session.partitions[at];
-            included.push(part.has_records || part.is_error || must_name);
-            session.partitions[at].1 = part.is_error;
+            included.push(part.has_records || part.is_error || *must_name);
+            *must_name = part.is_error;
             if part.has_records {
-                session.partitions.remove(at);
-                session.partitions.push((known, part.is_error));
+                session.push(part.key, part.is_error);
             }
         }
         included
@@ -186,8 +207,7 @@ impl ShareSessions {
 
     /// Ends a session; gives the partitions that it had.
     pub fn close(&mut self, key: &SessionKey) -> Option<Vec<Key>> {
-        let session = self.sessions.remove(key)?;
-        Some(session.partitions.into_iter().map(|(key, _)| key).collect())
+        self.sessions.remove(key).map(|session| session.partitions())
     }
 
     /// Ends the sessions of a connection.

@@ -43,7 +43,9 @@ const NOT_AVAILABLE: ShareRefused =
 pub(super) struct Shares {
     entries: RefCell<BTreeMap<PartitionId, BTreeMap<String, Entry>>>,
     last_load: Cell<u64>,
-    /// Rings when a lock ends earlier than was known.
+    /// When the task that ends locks will look at them, if it will.
+    armed_ms: Cell<Option<u64>>,
+    /// Rings when it must look earlier.
     bell: Bell,
 }
 
@@ -96,6 +98,13 @@ impl Shares {
     pub(super) fn close(&self, id: PartitionId) {
         for mut entry in self.entries.borrow_mut().remove(&id).into_iter().flat_map(BTreeMap::into_values) {
             entry.wake();
+        }
+    }
+
+    /// A lock ends then.
+    fn expect(&self, deadline_ms: Option<u64>) {
+        if deadline_ms.is_some_and(|deadline| self.armed_ms.get().is_none_or(|armed| deadline < armed)) {
+            self.bell.ring();
         }
     }
 
@@ -172,9 +181,7 @@ impl Shard {
             }
             Ok(_) => ShareAcquired::Nothing,
         };
-        let given = wanted.ids.iter().zip(reads).map(give).collect();
-        self.shares.bell.ring();
-        given
+        wanted.ids.iter().zip(reads).map(give).collect()
     }
 
     fn can_acquire(&self, id: PartitionId, group: &str, rules: &Rules) -> bool {
@@ -254,9 +261,11 @@ impl Shard {
             batch_size: wanted.batch_size,
         };
         let now_ms = millis(self.io.now());
-        let acquired =
-            self.shares.with_active(id, &wanted.group, |machine| machine.acquire(now_ms, &wanted.member, rules, &fetched));
-        let Some(acquired) = acquired else { return ShareAcquired::Nothing };
+        let acquired = self.shares.with_active(id, &wanted.group, |machine| {
+            (machine.acquire(now_ms, &wanted.member, rules, &fetched), machine.next_deadline_ms())
+        });
+        let Some((acquired, deadline_ms)) = acquired else { return ShareAcquired::Nothing };
+        self.shares.expect(deadline_ms);
         let (Some(first), Some(last)) = (acquired.first(), acquired.last()) else {
             return ShareAcquired::Records { records: Vec::new(), acquired };
         };
@@ -470,7 +479,9 @@ impl Shard {
                 Ok(()) => machine.written(write.number),
                 Err(_) => machine.failed(write.number),
             }
+            let deadline_ms = machine.next_deadline_ms();
             entry.wake();
+            self.shares.expect(deadline_ms);
             true
         });
         let Err(ShareRefused(error, why)) = result else { return Ok(()) };
@@ -482,7 +493,6 @@ impl Shard {
         if is_over && ended == Some(true) {
             self.shares.forget_one(id, &group);
         }
-        self.shares.bell.ring();
         Err(ShareRefused(told_to_members(error), why))
     }
 
@@ -498,7 +508,9 @@ impl Shard {
                 self.forget_idle_shares(now);
             }
             let around = looked_around + SHARE_LOOK_AROUND;
-            let deadline = self.shares.next_deadline_ms().map(|at| Instant(at.saturating_mul(1_000_000)));
+            let deadline_ms = self.shares.next_deadline_ms();
+            self.shares.armed_ms.set(deadline_ms);
+            let deadline = deadline_ms.map(|at| Instant(at.saturating_mul(1_000_000)));
             let until = deadline.map_or(around, |deadline| deadline.min(around));
             futures_lite::future::or(self.io.sleep_until(until), self.shares.bell.rung_since(seen)).await;
         }

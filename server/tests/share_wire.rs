@@ -82,8 +82,7 @@ async fn configure(client: &mut Client, settings: &[(&str, &str)]) {
         config_operation: 0,
         value: Some((*value).into()),
     });
-    let resource =
-        AlterConfigsResource { resource_type: 32, resource_name: "g".into(), configs: configs.collect() };
+    let resource = AlterConfigsResource { resource_type: 32, resource_name: "g".into(), configs: configs.collect() };
     let request = IncrementalAlterConfigsRequest { resources: vec![resource], validate_only: false };
     assert_eq!(client.ask(&request, 1).await.responses[0].error_code, 0);
 }
@@ -178,10 +177,8 @@ impl Member {
 
     fn fetch_request(&self, partitions: &[i32], max_wait_ms: i32) -> ShareFetchRequest<'static> {
         let partition = |index: &i32| share_fetch::FetchPartition { partition_index: *index, ..Default::default() };
-        let topic = share_fetch::FetchTopic {
-            topic_id: self.topic,
-            partitions: partitions.iter().map(partition).collect(),
-        };
+        let topic =
+            share_fetch::FetchTopic { topic_id: self.topic, partitions: partitions.iter().map(partition).collect() };
         ShareFetchRequest {
             group_id: Some("g".into()),
             member_id: Some(self.id.clone().into()),
@@ -564,7 +561,8 @@ fn other_apis_know_share_groups_and_the_other_protocols_leave_them_alone() {
     bench.ask(move |io, address| async move {
         let mut client = Client::connect(&io, address, "c").await;
         let mut member = Member::join(&io, address, 1, topic).await;
-        let listed = client.ask(&ListGroupsRequest { types_filter: vec!["Share".into()], ..Default::default() }, 5).await;
+        let listed =
+            client.ask(&ListGroupsRequest { types_filter: vec!["Share".into()], ..Default::default() }, 5).await;
         let group = &listed.groups[0];
         let told = (&*group.group_id, &*group.group_state, &*group.group_type, &*group.protocol_type);
         assert_eq!(told, ("g", "Stable", "share", "share"));
@@ -582,7 +580,8 @@ fn other_apis_know_share_groups_and_the_other_protocols_leave_them_alone() {
             ..Default::default()
         };
         assert_eq!(client.ask(&join, 5).await.error_code, E::InconsistentGroupProtocol.code());
-        let described = client.ask(&ShareGroupDescribeRequest { group_ids: vec!["g".into()], ..Default::default() }, 1).await;
+        let described =
+            client.ask(&ShareGroupDescribeRequest { group_ids: vec!["g".into()], ..Default::default() }, 1).await;
         let group = &described.groups[0];
         assert_eq!((&*group.group_state, &*group.assignor_name, group.members.len()), ("Stable", "simple", 1));
         assert_eq!(group.members[0].assignment.topic_partitions[0].partitions, [0]);
@@ -594,7 +593,10 @@ fn other_apis_know_share_groups_and_the_other_protocols_leave_them_alone() {
         let found = client.ask(&key(&format!("g:{topic}:0")), 6).await;
         assert_eq!(found.coordinators[0].error_code, 0);
         assert_eq!(client.ask(&key("g"), 6).await.coordinators[0].error_code, E::InvalidRequest.code());
-        assert_eq!(client.ask(&key(&format!("g:{topic}:0")), 5).await.coordinators[0].error_code, E::InvalidRequest.code());
+        assert_eq!(
+            client.ask(&key(&format!("g:{topic}:0")), 5).await.coordinators[0].error_code,
+            E::InvalidRequest.code()
+        );
         // A member that is silent for too long is out.
         assert_eq!(member.heartbeat().await, 0);
         io.sleep(Duration::from_secs(50)).await;

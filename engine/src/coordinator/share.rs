@@ -369,7 +369,10 @@ impl ShareCoordinator {
                 }
             }
             kind => {
-                return Err(DecodeError::UnsupportedVersion { name: "the record type of a share state", version: kind });
+                return Err(DecodeError::UnsupportedVersion {
+                    name: "the record type of a share state",
+                    version: kind,
+                });
             }
         }
         Ok(())

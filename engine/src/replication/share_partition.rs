@@ -139,18 +139,12 @@ const NOT_IN_FLIGHT: Refusal = Refusal(
     ErrorCode::InvalidRecordState,
     "Batch record not found. The request batch offsets are not found in the cache.",
 );
-const FIRST_PAST: Refusal = Refusal(
-    ErrorCode::InvalidRequest,
-    "Batch record not found. The first offset in request is past acquired records.",
-);
-const LAST_PAST: Refusal = Refusal(
-    ErrorCode::InvalidRequest,
-    "Batch record not found. The last offset in request is past acquired records.",
-);
-const NOT_ACQUIRED: Refusal = Refusal(
-    ErrorCode::InvalidRecordState,
-    "The batch cannot be acknowledged. The batch is not in the acquired state.",
-);
+const FIRST_PAST: Refusal =
+    Refusal(ErrorCode::InvalidRequest, "Batch record not found. The first offset in request is past acquired records.");
+const LAST_PAST: Refusal =
+    Refusal(ErrorCode::InvalidRequest, "Batch record not found. The last offset in request is past acquired records.");
+const NOT_ACQUIRED: Refusal =
+    Refusal(ErrorCode::InvalidRecordState, "The batch cannot be acknowledged. The batch is not in the acquired state.");
 const NOT_OWNER: Refusal = Refusal(ErrorCode::InvalidRecordState, "Member is not the owner of batch record");
 const TOO_MANY_PIECES: Refusal =
     Refusal(ErrorCode::InvalidRequest, "Too many records of the share partition have fates of their own.");
@@ -349,9 +343,8 @@ impl SharePartition {
         let deliveries = piece.status.deliveries.saturating_add(1);
         piece.status = Status { deliveries, ..lock.clone() };
         match piece.single {
-            true => acquired.extend(
-                (span.first..=span.last).map(|at| Acquired { span: Span { first: at, last: at }, deliveries }),
-            ),
+            true => acquired
+                .extend((span.first..=span.last).map(|at| Acquired { span: Span { first: at, last: at }, deliveries })),
             false => acquired.push(Acquired { span, deliveries }),
         }
         span.len()

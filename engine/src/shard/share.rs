@@ -19,10 +19,10 @@ use super::message::{
 };
 use super::node::ReplyTo;
 use super::purgatory::PendingAwait;
+use crate::controller::BrokerValues;
 use crate::controller::configs::duration_ms;
 use crate::controller::resource_configs::{self, ResourceKind};
-use crate::controller::BrokerValues;
-use crate::coordinator::share::{SharePartitionKey, ShareAction, ShareRefusal, ShareReply, ShareRequest, UNKNOWN};
+use crate::coordinator::share::{ShareAction, SharePartitionKey, ShareRefusal, ShareReply, ShareRequest, UNKNOWN};
 use crate::coordinator::{self, SHARE_TOPIC, partition_of};
 use crate::io::local::{self, Bell};
 use crate::io::{Class, Instant};
@@ -205,7 +205,8 @@ impl Shard {
             match read.error {
                 ErrorCode::None => return Ok(Some(Found::new(offset, read))),
                 ErrorCode::OffsetOutOfRange => {
-                    let start = self.partitions.borrow().get(&id).map(|partition| partition.log.borrow().log_start_offset());
+                    let start =
+                        self.partitions.borrow().get(&id).map(|partition| partition.log.borrow().log_start_offset());
                     let Some(start) = start.filter(|start| *start > offset) else {
                         // What is wanted is still to come.
                         return Ok(Some(Found { offset, ..Found::default() }));
@@ -375,10 +376,7 @@ fn slice(chunks: Vec<Bytes>, range: Span) -> Vec<Bytes> {
 /// Taking back.
 impl Shard {
     /// Takes a member's acknowledgements; answers when they are on stable storage.
-    pub(super) async fn acknowledge_shares(
-        self: &Rc<Shard>,
-        taken: ShareAcknowledge,
-    ) -> Vec<Result<(), ShareRefused>> {
+    pub(super) async fn acknowledge_shares(self: &Rc<Shard>, taken: ShareAcknowledge) -> Vec<Result<(), ShareRefused>> {
         let rules = self.share_rules(&taken.group).rules;
         let act = |(id, acknowledgements): &(PartitionId, Vec<_>)| {
             let changed = self.shares.with(*id, &taken.group, |entry| match &mut entry.state {
@@ -395,11 +393,7 @@ impl Shard {
     }
 
     /// What a member has of share partitions is free again; answers when that is on stable storage.
-    pub(super) async fn release_shares(
-        self: &Rc<Shard>,
-        member: &str,
-        of: SharesOf,
-    ) -> Vec<Result<(), ShareRefused>> {
+    pub(super) async fn release_shares(self: &Rc<Shard>, member: &str, of: SharesOf) -> Vec<Result<(), ShareRefused>> {
         let rules = self.share_rules(&of.group).rules;
         let act = |id: PartitionId| {
             let changed = self.shares.with(id, &of.group, |entry| match &mut entry.state {

@@ -15,9 +15,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use engine::controller::BrokerValues;
 use engine::controller::image::MetadataImage;
 use engine::controller::resource_configs::{self, ResourceKind};
-use engine::controller::BrokerValues;
 use engine::io::Instant;
 use engine::io::local::Receiver;
 use engine::protocol::messages::share_acknowledge::{
@@ -78,9 +78,7 @@ fn find(broker: &Broker, call: &Call, image: &MetadataImage, key: Key) -> Result
 /// What closes the connection.
 pub async fn fetch(broker: &Rc<Broker>, connection: &Connection, call: &Call) -> Result<Answer, Refusal> {
     let request: ShareFetchRequest<'_> = call.decode()?;
-    let refuse = |error: ErrorCode| {
-        call.answer(&ShareFetchResponse { error_code: error.code(), ..Default::default() })
-    };
+    let refuse = |error: ErrorCode| call.answer(&ShareFetchResponse { error_code: error.code(), ..Default::default() });
     let session = match open_session(broker, call, request.group_id.as_deref(), request.member_id.as_deref()) {
         Ok(session) => session,
         Err(error) => return refuse(error),
@@ -119,9 +117,10 @@ pub async fn fetch(broker: &Rc<Broker>, connection: &Connection, call: &Call) ->
 }
 
 fn opening(request: &ShareFetchRequest<'_>, session: &SessionKey, connection: u64) -> Opening {
-    let wanted = request.topics.iter().flat_map(|topic| {
-        topic.partitions.iter().map(|partition| (topic.topic_id, partition.partition_index))
-    });
+    let wanted = request
+        .topics
+        .iter()
+        .flat_map(|topic| topic.partitions.iter().map(|partition| (topic.topic_id, partition.partition_index)));
     let forgotten = request.forgotten_topics_data.iter();
     Opening {
         key: session.clone(),
@@ -444,11 +443,8 @@ fn topic<'t, 'a>(
 
 fn partition_data(part: &mut Part, leaders: &mut Leaders<'_>) -> share_fetch::PartitionData<'static> {
     let error = part.error();
-    let mut data = share_fetch::PartitionData {
-        partition_index: part.key.1,
-        error_code: error.code(),
-        ..Default::default()
-    };
+    let mut data =
+        share_fetch::PartitionData { partition_index: part.key.1, error_code: error.code(), ..Default::default() };
     if let Some(ShareAcquired::Records { records, acquired }) = part.given.take() {
         data.acquired_records = acquired
             .iter()

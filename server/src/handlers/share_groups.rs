@@ -52,9 +52,8 @@ pub(super) async fn ask(
 /// If the request cannot be read, or the node stops.
 pub async fn heartbeat(broker: &Rc<Broker>, call: &Call, peer: SocketAddr) -> Result<Answer, Refusal> {
     let request = call.decode::<ShareGroupHeartbeatRequest<'_>>()?.into_static();
-    let refuse = |error: ErrorCode| {
-        call.answer(&ShareGroupHeartbeatResponse { error_code: error.code(), ..Default::default() })
-    };
+    let refuse =
+        |error: ErrorCode| call.answer(&ShareGroupHeartbeatResponse { error_code: error.code(), ..Default::default() });
     if !are_enabled(broker) {
         return refuse(ErrorCode::UnsupportedVersion);
     }

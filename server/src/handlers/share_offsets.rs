@@ -10,7 +10,7 @@ use std::rc::Rc;
 use engine::controller::MetadataImage;
 use engine::coordinator::group::consumer::Failure;
 use engine::coordinator::group::shares::{ShareGroupReply, ShareGroupRequest};
-use engine::coordinator::share::{SharePartitionKey, ShareAction, ShareReply};
+use engine::coordinator::share::{ShareAction, SharePartitionKey, ShareReply};
 use engine::protocol::messages::alter_share_group_offsets::{
     AlterShareGroupOffsetsRequest, AlterShareGroupOffsetsRequestTopic, AlterShareGroupOffsetsResponse,
     AlterShareGroupOffsetsResponsePartition, AlterShareGroupOffsetsResponseTopic,

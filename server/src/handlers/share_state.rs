@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use engine::coordinator::group::assignor::Assignment;
 use engine::coordinator::group::share::offsets::Initialization;
-use engine::coordinator::share::{SharePartitionKey, ShareAction, ShareRefusal, ShareReply, ShareRequest};
+use engine::coordinator::share::{ShareAction, SharePartitionKey, ShareRefusal, ShareReply, ShareRequest};
 use engine::coordinator::{self, Kind, Reply};
 use engine::limits::{SHARE_COORDINATOR_PATIENCE, SHARE_COORDINATOR_RETRY};
 use engine::protocol::messages::delete_share_group_state as delete_api;
@@ -184,11 +184,16 @@ pub async fn initialize(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refu
         .iter()
         .map(|topic| {
             let partitions = topic.partitions.iter();
-            (topic.topic_id, partitions.map(|asked| (asked.partition, (asked.state_epoch, asked.start_offset))).collect())
+            (
+                topic.topic_id,
+                partitions.map(|asked| (asked.partition, (asked.state_epoch, asked.start_offset))).collect(),
+            )
         })
         .collect();
-    let action =
-        |(state_epoch, start_offset): &_| ShareAction::Initialize { state_epoch: *state_epoch, start_offset: *start_offset };
+    let action = |(state_epoch, start_offset): &_| ShareAction::Initialize {
+        state_epoch: *state_epoch,
+        start_offset: *start_offset,
+    };
     let answered = ask_for(broker, call, &request.group_id, &asked, action).await?;
     let result = |(partition, answer)| {
         let (error_code, error_message) = told(answer);

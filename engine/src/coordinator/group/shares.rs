@@ -115,7 +115,8 @@ impl GroupCoordinator {
                 _ => Assignment::new(),
             }),
             ShareGroupRequest::AlterOffsets { group: id, topics } => {
-                let altered = self.with_share_group(context, step, &id, |group, turn| group.alter_offsets(turn, &topics));
+                let altered =
+                    self.with_share_group(context, step, &id, |group, turn| group.alter_offsets(turn, &topics));
                 ShareGroupReply::AlterOffsets(self.outcome(&id, altered))
             }
             ShareGroupRequest::BeginDeleteOffsets { group: id, topics } => {

@@ -65,7 +65,8 @@ fn accepted_records_move_the_start_when_they_are_durable() {
     let mut state = new();
     assert_eq!(acquire(&mut state, &[(0, 4), (5, 9)]), [(0, 9, 1)]);
     assert_eq!((state.next_fetch_offset(), state.start_offset()), (10, 0));
-    let write = try_acknowledge(&mut state, "m", &[acknowledgement(0, 9, &[1])]).expect("they are his").expect("a write");
+    let write =
+        try_acknowledge(&mut state, "m", &[acknowledgement(0, 9, &[1])]).expect("they are his").expect("a write");
     assert_eq!((batches(&write), write.start_offset, write.state_epoch), (vec![(0, 9, 2, 1)], 0, 1));
     assert_eq!(state.start_offset(), 0, "not before it is durable");
     assert!(!state.is_idle());
@@ -81,11 +82,15 @@ fn accepted_records_move_the_start_when_they_are_durable() {
 fn a_failed_write_takes_everything_back() {
     let mut state = new();
     acquire(&mut state, &[(0, 9)]);
-    let write = try_acknowledge(&mut state, "m", &[acknowledgement(2, 5, &[1, 2, 3, 0])]).expect("his").expect("a write");
+    let write =
+        try_acknowledge(&mut state, "m", &[acknowledgement(2, 5, &[1, 2, 3, 0])]).expect("his").expect("a write");
     assert_eq!(batches(&write), [(2, 2, 2, 1), (3, 3, 0, 1), (4, 5, 4, 1)]);
     state.failed(write.number);
     assert_eq!((state.start_offset(), state.next_fetch_offset()), (0, 10));
-    assert_eq!(acknowledge(&mut state, 0, 9, &[1]), [(0, 1, 2, 1), (2, 2, 2, 1), (3, 3, 2, 1), (4, 5, 2, 1), (6, 9, 2, 1)]);
+    assert_eq!(
+        acknowledge(&mut state, 0, 9, &[1]),
+        [(0, 1, 2, 1), (2, 2, 2, 1), (3, 3, 2, 1), (4, 5, 2, 1), (6, 9, 2, 1)]
+    );
     assert_eq!(state.start_offset(), 10);
 }
 
@@ -201,12 +206,8 @@ fn what_is_recorded_is_taken_up_again_with_its_gaps() {
 
 #[test]
 fn gaps_that_the_log_has_lost_are_passed_over() {
-    let recorded = read_share_group_state::StateBatch {
-        first_offset: 5,
-        last_offset: 9,
-        delivery_state: 0,
-        delivery_count: 1,
-    };
+    let recorded =
+        read_share_group_state::StateBatch { first_offset: 5, last_offset: 9, delivery_state: 0, delivery_count: 1 };
     let mut state = SharePartition::load(1, 0, &[recorded]);
     // Nothing is left between 0 and 7.
     assert_eq!(acquire(&mut state, &[(8, 11)]), [(8, 8, 2), (9, 9, 2), (10, 11, 1)]);
@@ -263,8 +264,13 @@ fn no_record_is_in_two_hands() {
                     let offset = state.next_fetch_offset();
                     let from = log.partition_point(|batch| batch.last < offset);
                     let batches = &log[from.min(log.len())..(from + 1 + random(4) as usize).min(log.len())];
-                    let fetched =
-                        Fetched { offset, batches, aborted: &[], max_records: 1 + random(12), batch_size: 1 + random(8) };
+                    let fetched = Fetched {
+                        offset,
+                        batches,
+                        aborted: &[],
+                        max_records: 1 + random(12),
+                        batch_size: 1 + random(8),
+                    };
                     for run in state.acquire(now_ms, member, &RULES, &fetched) {
                         assert!(run.deliveries <= RULES.max_deliveries);
                         for at in run.span.first..=run.span.last {
@@ -300,7 +306,10 @@ fn no_record_is_in_two_hands() {
                     let start = state.start_offset();
                     state.written(write.number);
                     assert!(state.start_offset() >= start);
-                    assert!((start..state.start_offset()).all(|at| done.contains(&at)), "the start moves over what is done");
+                    assert!(
+                        (start..state.start_offset()).all(|at| done.contains(&at)),
+                        "the start moves over what is done"
+                    );
                 }
                 _ => {}
             }

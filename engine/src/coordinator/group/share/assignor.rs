@@ -15,7 +15,10 @@ pub const NAME: &str = "simple";
 type Partition = (Uuid, i32);
 
 /// Everybody's partitions, by what each may read and has until now.
-pub fn assign(wanted: &BTreeMap<String, Assignment>, now: &BTreeMap<String, Assignment>) -> BTreeMap<String, Assignment> {
+pub fn assign(
+    wanted: &BTreeMap<String, Assignment>,
+    now: &BTreeMap<String, Assignment>,
+) -> BTreeMap<String, Assignment> {
     let readable: BTreeMap<&str, BTreeSet<Partition>> =
         wanted.iter().map(|(id, topics)| (id.as_str(), flat(topics).collect())).collect();
     let all: BTreeSet<Partition> = readable.values().flatten().copied().collect();

@@ -93,7 +93,8 @@ impl Change {
         let group_key = || encode_key(&ShareGroupMetadataKey { group_id: group.into() }).expect(FITS);
         let target_epoch_key =
             || encode_key(&ShareGroupTargetAssignmentMetadataKey { group_id: group.into() }).expect(FITS);
-        let partitions_key = || encode_key(&ShareGroupStatePartitionMetadataKey { group_id: group.into() }).expect(FITS);
+        let partitions_key =
+            || encode_key(&ShareGroupStatePartitionMetadataKey { group_id: group.into() }).expect(FITS);
         let (key, value) = match self {
             Change::Group { epoch, hash } => {
                 (group_key(), value(&ShareGroupMetadataValue { epoch: *epoch, metadata_hash: *hash }))

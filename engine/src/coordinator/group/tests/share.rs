@@ -59,8 +59,7 @@ impl Bench {
     /// The share coordinators have been told, or not.
     fn initialized(&mut self, initialization: &Initialization, succeeded: bool) {
         let partitions = initialization.partitions.iter();
-        let partitions =
-            partitions.map(|(topic, partitions)| (*topic, partitions.keys().copied().collect())).collect();
+        let partitions = partitions.map(|(topic, partitions)| (*topic, partitions.keys().copied().collect())).collect();
         let request = ShareGroupRequest::Initialized { group: "g".to_owned(), partitions, succeeded };
         assert_eq!(self.share(request), ShareGroupReply::Done);
     }

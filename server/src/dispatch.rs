@@ -332,7 +332,9 @@ impl Pending {
 pub async fn start(broker: &Rc<Broker>, connection: &Rc<Connection>, call: Call) -> Result<Pending, Refusal> {
     match call.api_key {
         ApiKey::Produce => return produce::start(broker, call).await,
-        ApiKey::Fetch | ApiKey::ShareFetch | ApiKey::JoinGroup | ApiKey::SyncGroup => return Ok(spawn(broker, connection, call)),
+        ApiKey::Fetch | ApiKey::ShareFetch | ApiKey::JoinGroup | ApiKey::SyncGroup => {
+            return Ok(spawn(broker, connection, call));
+        }
         _ => {}
     }
     let mut work = pin!(serve(broker, connection, &call));

@@ -41,13 +41,13 @@ use crate::protocol::ErrorCode;
 use crate::record::{Scratch, batches};
 
 use coordinator::Coordinators;
-use share::Shares;
 use message::{
     Await, EpochEnd, EpochEnded, ListOffset, ListedOffset, Produce, Produced, Read, ReadFrom, ReadPart, Reply, Request,
 };
 use node::ReplyTo;
 use partition::{Outcome, Partition};
 use purgatory::{PendingAwait, PendingProduce, Purgatory};
+use share::Shares;
 
 pub use node::{Core, Message, NodeConfig, StartError, node_mailboxes, start};
 

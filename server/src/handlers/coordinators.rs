@@ -115,11 +115,9 @@ pub(super) async fn make_topic(broker: &Broker, kind: Kind) -> Result<Result<(),
         Kind::Transaction => {
             ("transaction.state.log.num.partitions", "transaction.state.log.segment.bytes", "uncompressed")
         }
-        Kind::Share => (
-            "share.coordinator.state.topic.num.partitions",
-            "share.coordinator.state.topic.segment.bytes",
-            "producer",
-        ),
+        Kind::Share => {
+            ("share.coordinator.state.topic.num.partitions", "share.coordinator.state.topic.segment.bytes", "producer")
+        }
     };
     let setting = |name: &str, value: String| (name.to_owned(), Some(value));
     // A share partition's updates have one key and add up, so that none of them may go.

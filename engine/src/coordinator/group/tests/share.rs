@@ -19,7 +19,7 @@ impl Bench {
         }
     }
 
-    fn beat(
+    fn share_beat(
         &mut self,
         member: &str,
         epoch: i32,
@@ -40,8 +40,8 @@ impl Bench {
     }
 
     /// The epoch after a heartbeat, and the partitions if they are told.
-    fn epoch(&mut self, member: &str, epoch: i32, topics: &[&str]) -> (i32, Option<usize>) {
-        let (response, _) = self.beat(member, epoch, topics);
+    fn share_epoch(&mut self, member: &str, epoch: i32, topics: &[&str]) -> (i32, Option<usize>) {
+        let (response, _) = self.share_beat(member, epoch, topics);
         assert_eq!(error(response.error_code), ErrorCode::None, "{:?}", response.error_message);
         let partitions = response
             .assignment
@@ -49,9 +49,9 @@ impl Bench {
         (response.member_epoch, partitions)
     }
 
-    fn refused(&mut self, member: &str, epoch: i32, topics: &[&str]) -> ErrorCode {
+    fn share_refused(&mut self, member: &str, epoch: i32, topics: &[&str]) -> ErrorCode {
         let records = self.records();
-        let (response, initialization) = self.beat(member, epoch, topics);
+        let (response, initialization) = self.share_beat(member, epoch, topics);
         assert_eq!((self.records(), initialization), (records, None), "a refusal changes nothing");
         error(response.error_code)
     }
@@ -75,20 +75,20 @@ impl Bench {
 #[test]
 fn members_get_what_the_share_coordinators_know() {
     let mut bench = Bench::new();
-    let (joined, initialization) = bench.beat("a", 0, &["t"]);
+    let (joined, initialization) = bench.share_beat("a", 0, &["t"]);
     assert_eq!((error(joined.error_code), joined.member_epoch), (ErrorCode::None, 1));
     assert!(joined.assignment.expect("a join is answered with one").topic_partitions.is_empty());
     let initialization = initialization.expect("they are to be told");
     assert_eq!((initialization.state_epoch, initialization.partitions[&T].len()), (1, 6));
     assert!(initialization.partitions[&T].values().all(|start| *start == -1));
-    assert_eq!(bench.beat("a", 1, &[]).1, None, "that is under way");
+    assert_eq!(bench.share_beat("a", 1, &[]).1, None, "that is under way");
     bench.initialized(&initialization, true);
-    assert_eq!(bench.epoch("a", 1, &[]), (2, Some(6)));
-    assert_eq!(bench.epoch("a", 2, &[]), (2, None), "nothing has changed");
-    assert_eq!(bench.epoch("a", 1, &[]), (2, None), "the last answer may have been lost");
-    assert_eq!(bench.epoch("b", 0, &["t"]).0, 3);
+    assert_eq!(bench.share_epoch("a", 1, &[]), (2, Some(6)));
+    assert_eq!(bench.share_epoch("a", 2, &[]), (2, None), "nothing has changed");
+    assert_eq!(bench.share_epoch("a", 1, &[]), (2, None), "the last answer may have been lost");
+    assert_eq!(bench.share_epoch("b", 0, &["t"]).0, 3);
     bench.restart();
-    let (epoch, partitions) = bench.epoch("a", 2, &[]);
+    let (epoch, partitions) = bench.share_epoch("a", 2, &[]);
     assert_eq!(epoch, 3);
     assert!(partitions.is_some_and(|partitions| partitions < 6), "the other has some of them");
     assert_eq!(bench.listed(), [("g".to_owned(), "Stable".to_owned(), "share".to_owned())]);
@@ -102,41 +102,41 @@ fn wrong_epochs_and_members_are_refused() {
         share: ShareGroupConfig { max_size: 1, ..GroupConfig::default().share },
         ..GroupConfig::default()
     });
-    assert_eq!(bench.refused("a", 0, &[]), ErrorCode::InvalidRequest);
-    assert_eq!(bench.refused("", 0, &["t"]), ErrorCode::InvalidRequest);
-    assert_eq!(bench.refused("a", -2, &["t"]), ErrorCode::InvalidRequest);
-    assert_eq!(bench.refused("a", 1, &[]), ErrorCode::GroupIdNotFound);
-    assert_eq!(bench.refused("a", -1, &[]), ErrorCode::GroupIdNotFound);
+    assert_eq!(bench.share_refused("a", 0, &[]), ErrorCode::InvalidRequest);
+    assert_eq!(bench.share_refused("", 0, &["t"]), ErrorCode::InvalidRequest);
+    assert_eq!(bench.share_refused("a", -2, &["t"]), ErrorCode::InvalidRequest);
+    assert_eq!(bench.share_refused("a", 1, &[]), ErrorCode::GroupIdNotFound);
+    assert_eq!(bench.share_refused("a", -1, &[]), ErrorCode::GroupIdNotFound);
     assert!(bench.listed().is_empty(), "nobody has joined");
-    bench.beat("a", 0, &["t"]);
-    assert_eq!(bench.refused("a", 2, &[]), ErrorCode::FencedMemberEpoch);
-    assert_eq!(bench.refused("b", 1, &[]), ErrorCode::GroupMaxSizeReached);
-    assert_eq!(bench.refused("b", -1, &[]), ErrorCode::UnknownMemberId);
+    bench.share_beat("a", 0, &["t"]);
+    assert_eq!(bench.share_refused("a", 2, &[]), ErrorCode::FencedMemberEpoch);
+    assert_eq!(bench.share_refused("b", 1, &[]), ErrorCode::GroupMaxSizeReached);
+    assert_eq!(bench.share_refused("b", -1, &[]), ErrorCode::UnknownMemberId);
     assert_eq!(bench.commit("g", -1, "", 4), ErrorCode::GroupIdNotFound);
     assert_eq!(bench.delete("g"), ErrorCode::NonEmptyGroup);
-    let (left, _) = bench.beat("a", -1, &[]);
+    let (left, _) = bench.share_beat("a", -1, &[]);
     assert_eq!((left.error_code, left.member_epoch), (0, -1));
     assert_eq!(bench.delete("g"), ErrorCode::None);
     bench.restart();
     assert!(bench.listed().is_empty());
     // A group of another protocol is none of theirs.
     assert_eq!(bench.commit("g", -1, "", 4), ErrorCode::None);
-    assert_eq!(bench.refused("a", 0, &["t"]), ErrorCode::GroupIdNotFound);
+    assert_eq!(bench.share_refused("a", 0, &["t"]), ErrorCode::GroupIdNotFound);
 }
 
 #[test]
 fn what_could_not_be_told_is_told_again() {
     let mut bench = Bench::new();
-    let first = bench.beat("a", 0, &["t", "u"]).1.expect("they are to be told");
+    let first = bench.share_beat("a", 0, &["t", "u"]).1.expect("they are to be told");
     bench.initialized(&first, false);
-    let second = bench.beat("a", 1, &[]).1.expect("again");
+    let second = bench.share_beat("a", 1, &[]).1.expect("again");
     assert_eq!(first.partitions, second.partitions);
     // Nobody says what became of it: after a while, and after a restart, it is begun anew.
-    assert_eq!(bench.beat("a", 1, &[]).1, None);
+    assert_eq!(bench.share_beat("a", 1, &[]).1, None);
     bench.pass(10_000);
-    let third = bench.beat("a", 1, &[]).1.expect("after a while");
+    let third = bench.share_beat("a", 1, &[]).1.expect("after a while");
     bench.restart();
-    let fourth = bench.beat("a", 1, &[]).1.expect("after a restart");
+    let fourth = bench.share_beat("a", 1, &[]).1.expect("after a restart");
     assert_eq!(third.partitions, fourth.partitions);
     bench.initialized(&fourth, true);
     assert_eq!(bench.known().keys().copied().collect::<Vec<_>>(), [T, U]);
@@ -144,14 +144,14 @@ fn what_could_not_be_told_is_told_again() {
     bench.topics = Topics::new([("t".to_owned(), TopicInfo { id: T, partitions: 7 })]);
     bench.step(GroupCoordinator::topics_changed);
     assert_eq!(bench.known().keys().copied().collect::<Vec<_>>(), [T]);
-    let (_, more) = bench.beat("a", 1, &[]);
+    let (_, more) = bench.share_beat("a", 1, &[]);
     assert_eq!(more.expect("one partition is new").partitions, [(T, [(6, -1)].into())].into());
 }
 
 #[test]
 fn offsets_are_altered_and_forgotten_while_nobody_reads() {
     let mut bench = Bench::new();
-    let initialization = bench.beat("a", 0, &["t"]).1.expect("they are to be told");
+    let initialization = bench.share_beat("a", 0, &["t"]).1.expect("they are to be told");
     bench.initialized(&initialization, true);
     let alter = |partition_index, start_offset| {
         let partition = AlterShareGroupOffsetsRequestPartition { partition_index, start_offset };
@@ -171,7 +171,7 @@ fn offsets_are_altered_and_forgotten_while_nobody_reads() {
     assert_eq!(failure(reply), ErrorCode::NonEmptyGroup);
     let reply = bench.share(delete(&["t"]));
     assert_eq!(failure(reply), ErrorCode::NonEmptyGroup);
-    bench.beat("a", -1, &[]);
+    bench.share_beat("a", -1, &[]);
     let ShareGroupReply::AlterOffsets(Ok((answers, told))) = bench.share(alter(0, 5)) else { panic!("it is altered") };
     assert_eq!((answers[0].partitions[0].error_code, told.partitions[&T][&0]), (0, 5));
     assert!(told.state_epoch > initialization.state_epoch, "the state is of another life");

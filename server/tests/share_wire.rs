@@ -398,7 +398,7 @@ fn sessions_have_epochs_and_end_with_what_they_hold() {
         assert_eq!(member.ask_fetch(last.clone()).await, Ok(vec![]));
         assert_eq!(member.ask_fetch(last).await, Err(E::ShareSessionNotFound));
         member.session = 0;
-        assert_eq!(member.fetch_all(&[0], 2).await, [(0, 2, 3, 1)]);
+        assert_eq!(member.fetch_all(&[0], 2).await, [(0, 2, 2, 1), (0, 3, 3, 1)], "what was cut comes one by one");
     });
 }
 

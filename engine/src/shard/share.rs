@@ -64,6 +64,9 @@ enum State {
     Failed(ErrorCode),
 }
 
+/// What a request changes of a share partition: the load that it is of, and what is to be written, if anything.
+type Change = (PartitionId, Result<Option<(u64, Write)>, ShareRefused>);
+
 impl Entry {
     fn wake(&mut self) {
         self.waiters.drain(..).for_each(|waiter| waiter.answer());
@@ -412,12 +415,8 @@ impl Shard {
     }
 
     /// Writes changes, all at once; gives what became of each.
-    async fn persist_all(
-        self: &Rc<Shard>,
-        group: &str,
-        changes: Vec<(PartitionId, Result<Option<(u64, Write)>, ShareRefused>)>,
-    ) -> Vec<Result<(), ShareRefused>> {
-        let start = |(id, change): (PartitionId, Result<Option<(u64, Write)>, ShareRefused>)| {
+    async fn persist_all(self: &Rc<Shard>, group: &str, changes: Vec<Change>) -> Vec<Result<(), ShareRefused>> {
+        let start = |(id, change): Change| {
             change.map(|write| write.map(|(load, write)| self.start_persisting(id, group.to_owned(), load, write)))
         };
         let under_way: Vec<_> = changes.into_iter().map(start).collect();

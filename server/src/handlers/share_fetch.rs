@@ -505,7 +505,7 @@ pub async fn acknowledge(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Ref
         let mut data = share_acknowledge::PartitionData { partition_index: key.1, ..Default::default() };
         if let Err(ShareRefused(error, why)) = result {
             data.error_code = error.code();
-            data.error_message = (!why.is_empty()).then(|| Str::Borrowed(why));
+            data.error_message = (!why.is_empty()).then_some(Str::Borrowed(why));
             let id = PartitionId { topic_id: key.0, partition: key.1 };
             if has_moved(error)
                 && let Some((leader_id, leader_epoch)) = leaders.name(id)

@@ -74,3 +74,24 @@ pub const BATCHES_PER_PRODUCER: usize = 5;
 
 /// Producers that one partition remembers; the one that was silent longest goes first.
 pub const PRODUCERS_PER_PARTITION: usize = 10_000;
+
+/// How long a share partition's leader waits until it asks its share coordinator again that was not ready.
+pub const SHARE_COORDINATOR_RETRY: Duration = Duration::from_millis(50);
+
+/// How long it goes on with that before its members are told.
+pub const SHARE_COORDINATOR_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Runs of records in one state that a share partition may be cut into, each some hundred bytes: what members
+/// acknowledge in ever smaller pieces is refused beyond. With `group.share.partition.max.record.locks` at its greatest
+/// there are ten thousand, unless batches hold far more records than that.
+pub const SHARE_PIECES: usize = 100_000;
+
+/// Records that came back one by one and are given out again at once, if the member takes fewer.
+pub const SHARE_SINGLES_AT_ONCE: i64 = 10_000;
+
+/// A share partition that nobody has asked for this long, and of which nobody has records, is not kept in memory:
+/// about a hundred bytes, and as much for each run of records that is in flight.
+pub const SHARE_IDLE: Duration = Duration::from_secs(600);
+
+/// How often such share partitions are looked for.
+pub const SHARE_LOOK_AROUND: Duration = Duration::from_secs(60);

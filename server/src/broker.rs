@@ -18,6 +18,7 @@ use engine::io::local::Bell;
 use engine::io::mailbox::Mailbox;
 use engine::io::{Class, Io};
 use engine::replication::fetch_session::FetchSessions;
+use engine::replication::share_session::ShareSessions;
 use engine::shard::{Core, Message, NodeConfig};
 use futures_lite::future;
 
@@ -82,6 +83,8 @@ pub struct Broker {
     pub respond: Budget,
     /// The fetch sessions of this core's connections.
     pub fetch_sessions: RefCell<FetchSessions>,
+    /// The share sessions of this core's connections.
+    pub share_sessions: RefCell<ShareSessions>,
     /// Producer ids that this core may give out.
     pub producer_ids: RefCell<Range<i64>>,
     /// The connections of this core.
@@ -111,6 +114,8 @@ pub struct FixedLimits {
     pub described_partitions: usize,
     /// Fetch sessions of the node (`max.incremental.fetch.session.cache.slots`).
     pub fetch_sessions: usize,
+    /// Share sessions of the node (`group.share.max.share.sessions`).
+    pub share_sessions: usize,
 }
 
 impl FixedLimits {
@@ -124,6 +129,7 @@ impl FixedLimits {
             auto_create_topics: values.boolean("auto.create.topics.enable"),
             described_partitions: size("max.request.partition.size.limit"),
             fetch_sessions: size("max.incremental.fetch.session.cache.slots"),
+            share_sessions: size("group.share.max.share.sessions"),
         }
     }
 }
@@ -138,6 +144,7 @@ impl Broker {
         let quotas = Rc::new(QuotaManager::new(core.clone(), config.shared.accounts.clone(), &values));
         let authorizer = Authorizer::new(&values);
         let slots = fixed.fetch_sessions.div_ceil(core.shards());
+        let share_slots = fixed.share_sessions.div_ceil(core.shards());
         Rc::new(Broker {
             core,
             config,
@@ -145,6 +152,7 @@ impl Broker {
             receive_large: Budget::new(budget / 2),
             respond: Budget::new(budget),
             fetch_sessions: RefCell::new(FetchSessions::new(slots, limits::FETCH_SESSION_EVICTION)),
+            share_sessions: RefCell::new(ShareSessions::new(share_slots)),
             producer_ids: RefCell::new(0..0),
             connections: Connections::default(),
             limits: fixed,

@@ -23,6 +23,7 @@ use crate::authorizer::Client;
 use crate::broker::Broker;
 use crate::budget::Reservation;
 use crate::dispatch::{self, Answer, Call, Overlap, Pending, Refusal};
+use crate::handlers;
 use crate::limits;
 
 /// A connection's state, shared by its reader, its writer and its requests.
@@ -31,6 +32,8 @@ pub struct Connection {
     stream: Stream,
     peer: SocketAddr,
     client: Rc<Client>,
+    /// Its number among those of the core; no two at any time have the same.
+    number: Cell<u64>,
     window: RefCell<Window>,
     /// Rings when the window changes.
     changed: Bell,
@@ -79,6 +82,7 @@ enum End {
 pub async fn serve(broker: Rc<Broker>, stream: Stream, peer: SocketAddr) {
     let connection = Rc::new(Connection::new(broker.clone(), stream, peer));
     let number = broker.connections.add(&connection);
+    connection.number.set(number);
     if !broker.is_stopping() {
         broker.io().spawn(Class::Foreground, write_answers(connection.clone()));
         let end = connection.read_requests().await;
@@ -88,6 +92,7 @@ pub async fn serve(broker: Rc<Broker>, stream: Stream, peer: SocketAddr) {
         connection.changed.until(|| connection.window.borrow().writer_gone.then_some(())).await;
     }
     connection.stream.shutdown();
+    handlers::share_fetch::disconnected(&broker, number);
     broker.connections.remove(number);
     broker.config.shared.connections.fetch_sub(1, Ordering::Relaxed);
 }
@@ -110,6 +115,7 @@ impl Connection {
             stream,
             peer,
             client,
+            number: Cell::new(0),
             window,
             changed,
             active,
@@ -118,6 +124,11 @@ impl Connection {
             body_due: Cell::new(None),
             muted_until: Cell::default(),
         }
+    }
+
+    /// Its number among the connections of the core.
+    pub fn number(&self) -> u64 {
+        self.number.get()
     }
 
     /// The other end's address.

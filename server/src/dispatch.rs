@@ -85,6 +85,18 @@ pub const SERVED: &[ApiKey] = &[
     ApiKey::ConsumerGroupDescribe,
     ApiKey::ListConfigResources,
     ApiKey::DescribeTopicPartitions,
+    ApiKey::ShareGroupHeartbeat,
+    ApiKey::ShareGroupDescribe,
+    ApiKey::ShareFetch,
+    ApiKey::ShareAcknowledge,
+    ApiKey::InitializeShareGroupState,
+    ApiKey::ReadShareGroupState,
+    ApiKey::WriteShareGroupState,
+    ApiKey::DeleteShareGroupState,
+    ApiKey::ReadShareGroupStateSummary,
+    ApiKey::DescribeShareGroupOffsets,
+    ApiKey::AlterShareGroupOffsets,
+    ApiKey::DeleteShareGroupOffsets,
 ];
 
 /// What may run beside a request of the same connection.
@@ -320,7 +332,9 @@ impl Pending {
 pub async fn start(broker: &Rc<Broker>, connection: &Rc<Connection>, call: Call) -> Result<Pending, Refusal> {
     match call.api_key {
         ApiKey::Produce => return produce::start(broker, call).await,
-        ApiKey::Fetch | ApiKey::JoinGroup | ApiKey::SyncGroup => return Ok(spawn(broker, connection, call)),
+        ApiKey::Fetch | ApiKey::ShareFetch | ApiKey::JoinGroup | ApiKey::SyncGroup => {
+            return Ok(spawn(broker, connection, call));
+        }
         _ => {}
     }
     let mut work = pin!(serve(broker, connection, &call));
@@ -371,6 +385,18 @@ async fn serve(broker: &Rc<Broker>, connection: &Rc<Connection>, call: &Call) ->
         ApiKey::DescribeDelegationToken => handlers::credentials::describe_tokens(call),
         ApiKey::ConsumerGroupHeartbeat => handlers::consumer_groups::heartbeat(broker, call, connection.peer()).await,
         ApiKey::ConsumerGroupDescribe => handlers::consumer_groups::describe(broker, call).await,
+        ApiKey::ShareFetch => handlers::share_fetch::fetch(broker, connection, call).await,
+        ApiKey::ShareAcknowledge => handlers::share_fetch::acknowledge(broker, call).await,
+        ApiKey::ShareGroupHeartbeat => handlers::share_groups::heartbeat(broker, call, connection.peer()).await,
+        ApiKey::ShareGroupDescribe => handlers::share_groups::describe(broker, call).await,
+        ApiKey::DescribeShareGroupOffsets => handlers::share_offsets::describe(broker, call).await,
+        ApiKey::AlterShareGroupOffsets => handlers::share_offsets::alter(broker, call).await,
+        ApiKey::DeleteShareGroupOffsets => handlers::share_offsets::delete(broker, call).await,
+        ApiKey::InitializeShareGroupState => handlers::share_state::initialize(broker, call).await,
+        ApiKey::ReadShareGroupState => handlers::share_state::read(broker, call).await,
+        ApiKey::WriteShareGroupState => handlers::share_state::write(broker, call).await,
+        ApiKey::DeleteShareGroupState => handlers::share_state::delete(broker, call).await,
+        ApiKey::ReadShareGroupStateSummary => handlers::share_state::summarize(broker, call).await,
         ApiKey::FindCoordinator => handlers::coordinators::find(broker, call).await,
         ApiKey::Heartbeat => handlers::groups::heartbeat(broker, call).await,
         ApiKey::LeaveGroup => handlers::groups::leave(broker, call).await,

@@ -13,6 +13,9 @@ use crate::protocol::ErrorCode;
 /// The level of the metadata's format.
 pub const METADATA_VERSION: &str = "metadata.version";
 
+/// Whether there are share groups: from level 1 on.
+pub const SHARE_VERSION: &str = "share.version";
+
 /// A feature and its levels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Feature {
@@ -34,6 +37,8 @@ pub const FEATURES: &[Feature] = &[
     Feature { name: "kraft.version", min: 0, max: 1, initial: 1, can_be_raised: false },
     // 7 is 3.3-IV3, 27 is 4.1-IV1.
     Feature { name: METADATA_VERSION, min: 7, max: 27, initial: 27, can_be_raised: true },
+    // KIP-932, which Kafka 4.1 has as a preview: finalised only by who asks for it.
+    Feature { name: SHARE_VERSION, min: 0, max: 1, initial: 0, can_be_raised: true },
     // Version 2 is KIP-890: Produce 12, EndTxn 5 and TxnOffsetCommit 5 rely on it.
     Feature { name: "transaction.version", min: 0, max: 2, initial: 2, can_be_raised: true },
 ];

@@ -201,11 +201,11 @@ fn check_bounds(def: &ResourceConfigDef, value: &str, broker: &BrokerValues<'_>)
     let Some([_, least, most]) = def.broker else { return Ok(()) };
     let value: i64 = value.trim().parse().expect("a checked number");
     let name = def.config.name;
-    if let Some(bound) = broker.known_number(least).filter(|bound| value < *bound) {
-        return Err(format!("{name} must be greater than or equal to {least} ({bound})"));
+    if broker.known_number(least).is_some_and(|bound| value < bound) {
+        return Err(format!("{name} must be greater than or equal to {least}"));
     }
-    if let Some(bound) = broker.known_number(most).filter(|bound| value > *bound) {
-        return Err(format!("{name} must be less than or equal to {most} ({bound})"));
+    if broker.known_number(most).is_some_and(|bound| value > bound) {
+        return Err(format!("{name} must be less than or equal to {most}"));
     }
     Ok(())
 }

@@ -10,6 +10,7 @@
 
 pub mod group;
 pub mod offsets;
+pub mod share;
 pub mod transaction;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,7 @@ use bytes::Bytes;
 
 use crate::protocol::{DecodeError, ErrorCode, Uuid};
 use group::{GroupConfig, GroupCoordinator, GroupReply, GroupRequest};
+use share::{ShareConfig, ShareCoordinator, ShareReply, ShareRequest};
 use transaction::{TransactionConfig, TransactionCoordinator, TransactionReply, TransactionRequest};
 
 /// The topic that groups and committed offsets are kept in.
@@ -25,6 +27,9 @@ pub const GROUP_TOPIC: &str = "__consumer_offsets";
 
 /// The topic that transactional ids are kept in.
 pub const TRANSACTION_TOPIC: &str = "__transaction_state";
+
+/// The topic that the state of share partitions is kept in.
+pub const SHARE_TOPIC: &str = "__share_group_state";
 
 /// Stands for a request whose answer is still to come. The driver gives each request another one, and each
 /// is answered once.
@@ -37,17 +42,20 @@ pub enum Kind {
     Group,
     /// Transactional ids.
     Transaction,
+    /// Share partitions.
+    Share,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 2] = [Kind::Group, Kind::Transaction];
+    pub const ALL: [Kind; 3] = [Kind::Group, Kind::Transaction, Kind::Share];
 
     /// The topic whose partitions have a machine of this kind each.
     pub fn topic(self) -> &'static str {
         match self {
             Kind::Group => GROUP_TOPIC,
             Kind::Transaction => TRANSACTION_TOPIC,
+            Kind::Share => SHARE_TOPIC,
         }
     }
 }
@@ -200,6 +208,8 @@ pub enum Request {
     Group(GroupRequest),
     /// Of the transaction coordinator.
     Transaction(TransactionRequest),
+    /// Of the share coordinator.
+    Share(ShareRequest),
 }
 
 /// The answer to a request.
@@ -209,6 +219,8 @@ pub enum Reply {
     Group(GroupReply),
     /// Of the transaction coordinator.
     Transaction(TransactionReply),
+    /// Of the share coordinator.
+    Share(ShareReply),
     /// The request as a whole is refused: the coordinator is loading, or is not here, or could not write; or
     /// the request is wrong as a whole. Whoever asked knows the form that its answer has.
     Refused(ErrorCode),
@@ -233,6 +245,8 @@ pub struct Config {
     pub group: GroupConfig,
     /// The transaction coordinator's part.
     pub transaction: TransactionConfig,
+    /// The share coordinator's part.
+    pub share: ShareConfig,
 }
 
 /// A coordinator over one partition.
@@ -241,6 +255,8 @@ pub enum Machine {
     Group(Box<GroupCoordinator>),
     /// Of transactional ids.
     Transaction(Box<TransactionCoordinator>),
+    /// Of share partitions.
+    Share(Box<ShareCoordinator>),
 }
 
 impl Machine {
@@ -251,6 +267,7 @@ impl Machine {
             Kind::Transaction => {
                 Machine::Transaction(Box::new(TransactionCoordinator::new(config.transaction.clone())))
             }
+            Kind::Share => Machine::Share(Box::new(ShareCoordinator::new(config.share.clone()))),
         }
     }
 
@@ -262,6 +279,7 @@ impl Machine {
         match self {
             Machine::Group(groups) => groups.replay(producer, key, value),
             Machine::Transaction(transactions) => transactions.replay(key, value),
+            Machine::Share(shares) => shares.replay(key, value),
         }
     }
 
@@ -270,15 +288,15 @@ impl Machine {
     pub fn transaction_ended(&mut self, producer_id: i64, committed: bool) {
         match self {
             Machine::Group(groups) => groups.transaction_ended(producer_id, committed),
-            // Its own log is in no transaction.
-            Machine::Transaction(_) => {}
+            // Their own logs are in no transaction.
+            Machine::Transaction(_) | Machine::Share(_) => {}
         }
     }
 
     /// Markers that a step gave out are durable, all of them.
     pub fn markers_written(&mut self, context: &mut Context<'_>, markers: &Markers) -> Step {
         match self {
-            Machine::Group(_) => Step::default(),
+            Machine::Group(_) | Machine::Share(_) => Step::default(),
             Machine::Transaction(transactions) => transactions.markers_written(context, markers),
         }
     }
@@ -288,6 +306,8 @@ impl Machine {
         match self {
             Machine::Group(groups) => groups.loaded(context),
             Machine::Transaction(transactions) => transactions.loaded(context),
+            // Nothing of it is due at a time.
+            Machine::Share(_) => {}
         }
     }
 
@@ -298,7 +318,8 @@ impl Machine {
             (Machine::Transaction(transactions), Request::Transaction(request)) => {
                 transactions.handle(context, ticket, request)
             }
-            (Machine::Group(_), Request::Transaction(_)) | (Machine::Transaction(_), Request::Group(_)) => {
+            (Machine::Share(shares), Request::Share(request)) => shares.handle(context, ticket, request),
+            (Machine::Group(_) | Machine::Transaction(_) | Machine::Share(_), _) => {
                 let mut step = Step::default();
                 step.reply(ticket, ErrorCode::NotCoordinator);
                 step
@@ -311,6 +332,7 @@ impl Machine {
         match self {
             Machine::Group(groups) => groups.topics_changed(context),
             Machine::Transaction(_) => Step::default(),
+            Machine::Share(shares) => shares.topics_changed(context),
         }
     }
 
@@ -319,6 +341,7 @@ impl Machine {
         match self {
             Machine::Group(groups) => groups.tick(context),
             Machine::Transaction(transactions) => transactions.tick(context),
+            Machine::Share(_) => Step::default(),
         }
     }
 
@@ -327,6 +350,7 @@ impl Machine {
         match self {
             Machine::Group(groups) => groups.next_deadline(),
             Machine::Transaction(transactions) => transactions.next_deadline(),
+            Machine::Share(_) => None,
         }
     }
 }

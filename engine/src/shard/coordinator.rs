@@ -19,6 +19,7 @@ use super::node::ReplyTo;
 use crate::controller::resource_configs::ResourceKind;
 use crate::controller::{BrokerValues, MetadataImage};
 use crate::coordinator::group::GroupConfig;
+use crate::coordinator::share::ShareConfig;
 use crate::coordinator::transaction::TransactionConfig;
 use crate::coordinator::{self, Context, Kind, Machine, Markers, Producer, Record, Step, Ticket, TopicInfo, Topics};
 use crate::io::local::Bell;
@@ -211,7 +212,8 @@ fn topics_of(image: &MetadataImage) -> Topics {
 fn config_of(values: &BrokerValues<'_>) -> coordinator::Config {
     let group = GroupConfig::new(|name| values.number(name), |name| values.text(name).unwrap_or_default().to_owned());
     let transaction = TransactionConfig::new(|name| values.number(name));
-    coordinator::Config { group, transaction }
+    let share = ShareConfig::new(|name| values.number(name));
+    coordinator::Config { group, transaction, share }
 }
 
 fn millis(now: Instant) -> u64 {

@@ -15,6 +15,7 @@ pub use crate::log::PartitionId;
 pub use crate::log::producer_state::ActiveProducer;
 use crate::protocol::ErrorCode;
 pub use crate::record::control::EndTransactionMarker;
+pub use crate::replication::share_partition::{Acknowledgement, Acquired, Span};
 
 /// Which core owns a partition, of `shards` cores: the partitions of a topic go round the cores.
 pub fn owner(id: PartitionId, shards: usize) -> usize {
@@ -47,6 +48,17 @@ pub enum Request {
     CoordinateInTransaction(PartitionId, coordinator::Request, coordinator::Producer, Option<Guard>),
     /// Give up the records before an offset; answered when the new starts are on stable storage.
     DeleteRecords(DeleteRecords),
+    /// Give a member records of share partitions, without waiting.
+    ShareAcquire(ShareAcquire),
+    /// Answered, as [`Reply::Await`], once one of the share partitions may have something to give, or at the deadline.
+    ShareAwait(ShareAwait),
+    /// Take a member's acknowledgements; answered when they are on stable storage.
+    ShareAcknowledge(ShareAcknowledge),
+    /// The member is gone: what it has of these is free again; answered, as [`Reply::ShareAcknowledge`], when that is
+    /// on stable storage.
+    ShareRelease(String, SharesOf),
+    /// What is recorded of these has been changed by others: load them anew.
+    ShareForget(SharesOf),
     /// How large each of the shard's partitions is.
     LogSizes,
     /// Make the shard's partitions those of this image; answered when they are.
@@ -78,6 +90,12 @@ pub enum Reply {
     Coordinate(coordinator::Reply),
     /// One result for each part, in order.
     DeleteRecords(Vec<DeletedRecords>),
+    /// One result for each partition, in order.
+    ShareAcquire(Vec<ShareAcquired>),
+    /// One result for each partition, in order.
+    ShareAcknowledge(Vec<Result<(), ShareRefused>>),
+    /// They are loaded anew when they are next asked for.
+    ShareForget,
     /// Each partition and its bytes.
     LogSizes(Vec<(PartitionId, u64)>),
     /// The image is in force on this shard.
@@ -328,3 +346,73 @@ impl DeletedRecords {
         DeletedRecords { error, low_watermark: -1 }
     }
 }
+
+/// Share partitions of a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharesOf {
+    /// The group.
+    pub group: String,
+    /// The partitions.
+    pub ids: Vec<PartitionId>,
+}
+
+/// Give a member records.
+#[derive(Debug)]
+pub struct ShareAcquire {
+    /// The group.
+    pub group: String,
+    /// The member.
+    pub member: String,
+    /// In the order in which they are served.
+    pub ids: Vec<PartitionId>,
+    /// Most bytes of all of them together; the first batch found is given even if larger.
+    pub max_bytes: usize,
+    /// With fewer bytes than this nothing is given.
+    pub min_bytes: usize,
+    /// Most records of all of them together; the batch that holds the last of them is given whole.
+    pub max_records: i64,
+    /// How many records a run of acquired records should have at most.
+    pub batch_size: i64,
+}
+
+/// What a member gets of one share partition.
+#[derive(Debug)]
+pub enum ShareAcquired {
+    /// Nothing can be given now: it is being loaded, or too much is in flight, or there is too little.
+    Nothing,
+    /// What is its own now; nothing if others were faster, or the log has no more.
+    Records {
+        /// Whole batches that hold them, in order, sharing the log's memory.
+        records: Vec<Bytes>,
+        /// Which of their records it has.
+        acquired: Vec<Acquired>,
+    },
+    /// Why it cannot be read.
+    Refused(ErrorCode),
+}
+
+/// Wait until there may be something to give.
+#[derive(Debug)]
+pub struct ShareAwait {
+    /// When to answer in any case.
+    pub deadline: Instant,
+    /// The group.
+    pub group: String,
+    /// The partitions.
+    pub ids: Vec<PartitionId>,
+}
+
+/// Take acknowledgements.
+#[derive(Debug)]
+pub struct ShareAcknowledge {
+    /// The group.
+    pub group: String,
+    /// The member.
+    pub member: String,
+    /// Each partition's, in order of their offsets.
+    pub parts: Vec<(PartitionId, Vec<Acknowledgement>)>,
+}
+
+/// Why acknowledgements are refused: Kafka's error and a sentence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShareRefused(pub ErrorCode, pub &'static str);

@@ -14,6 +14,7 @@ pub mod partition;
 pub mod purgatory;
 pub mod quorum;
 mod refusals;
+mod share;
 mod transactions;
 pub mod verification;
 
@@ -46,6 +47,7 @@ use message::{
 use node::ReplyTo;
 use partition::{Outcome, Partition};
 use purgatory::{PendingAwait, PendingProduce, Purgatory};
+use share::Shares;
 
 pub use node::{Core, Message, NodeConfig, StartError, node_mailboxes, start};
 
@@ -57,6 +59,7 @@ pub struct Shard {
     /// The newest image that has been applied.
     image: RefCell<Arc<MetadataImage>>,
     coordinators: Coordinators,
+    shares: Shares,
     /// Requests to other shards.
     outgoing: Outgoing,
     number: usize,
@@ -135,6 +138,7 @@ impl Shard {
             settings: start.settings,
             image: RefCell::new(start.image),
             coordinators: Coordinators::default(),
+            shares: Shares::default(),
             outgoing: Outgoing::default(),
             number: start.number.0,
             shards: start.number.1,
@@ -177,6 +181,8 @@ impl Shard {
         self.io.spawn(Class::Foreground, async move { shard.coordinate().await });
         let shard = self.clone();
         self.io.spawn(Class::Foreground, async move { shard.send_markers().await });
+        let shard = self.clone();
+        self.io.spawn(Class::Foreground, async move { shard.keep_share_locks().await });
     }
 
     /// Starts the task that hands durable groups to their partitions.
@@ -242,6 +248,29 @@ impl Shard {
                 self.io.spawn(Class::Foreground, async move {
                     reply.send(Reply::DeleteRecords(shard.delete_records(wanted).await))
                 });
+            }
+            Request::ShareAcquire(wanted) => {
+                let shard = self.clone();
+                self.io.spawn(Class::Foreground, async move {
+                    reply.send(Reply::ShareAcquire(shard.acquire_shares(wanted).await))
+                });
+            }
+            Request::ShareAwait(wait) => self.wait_for_shares(wait, reply),
+            Request::ShareAcknowledge(taken) => {
+                let shard = self.clone();
+                self.io.spawn(Class::Foreground, async move {
+                    reply.send(Reply::ShareAcknowledge(shard.acknowledge_shares(taken).await))
+                });
+            }
+            Request::ShareRelease(member, of) => {
+                let shard = self.clone();
+                self.io.spawn(Class::Foreground, async move {
+                    reply.send(Reply::ShareAcknowledge(shard.release_shares(&member, of).await))
+                });
+            }
+            Request::ShareForget(of) => {
+                self.forget_shares(&of);
+                reply.send(Reply::ShareForget);
             }
             Request::LogSizes => reply.send(Reply::LogSizes(self.log_sizes())),
             Request::Apply(image) => {
@@ -574,6 +603,7 @@ impl Shard {
         let Some(mut partition) = self.partitions.borrow_mut().remove(&id) else { return Ok(()) };
         partition.close(ErrorCode::UnknownTopicOrPartition);
         self.coordinators.close(id);
+        self.shares.close(id);
         let log = partition.log.clone();
         log.borrow_mut().mark_deleted();
         self.started.ring();

@@ -102,6 +102,7 @@ mod tests {
         assert!(SERVED.is_sorted());
         let names = |version| supported_features(version).iter().map(|key| key.name.clone()).collect::<Vec<_>>();
         assert_eq!(names(3), ["metadata.version"]);
-        assert_eq!(names(4), ["group.version", "kraft.version", "metadata.version", "transaction.version"]);
+        let all = ["group.version", "kraft.version", "metadata.version", "share.version", "transaction.version"];
+        assert_eq!(names(4), all);
     }
 }

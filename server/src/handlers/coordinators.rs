@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use engine::controller::{BrokerValues, ControllerReply, ControllerRequest, NewTopic};
+use engine::coordinator::share::SharePartitionKey;
 use engine::coordinator::{self, Kind, partition_of};
 use engine::io::local::Receiver;
 use engine::protocol::messages::find_coordinator::{Coordinator, FindCoordinatorRequest, FindCoordinatorResponse};
 use engine::protocol::{ErrorCode, Str};
 use engine::shard::message::{PartitionId, Reply, Request, owner};
 
-use super::route;
+use super::{route, share_groups};
 use crate::authorizer::{Operation, Resource, authorize, sentence};
 use crate::broker::Broker;
 use crate::dispatch::{Answer, Call, Refusal};
@@ -23,6 +24,9 @@ const BATCHED: i16 = 4;
 /// The codes of FindCoordinator for kinds of keys.
 const GROUP_KEY: i8 = 0;
 const TRANSACTION_KEY: i8 = 1;
+const SHARE_KEY: i8 = 2;
+/// From this version on share partitions have coordinators.
+const FINDS_SHARES: i16 = 6;
 
 /// Names the coordinators of groups and of transactional ids.
 ///
@@ -33,11 +37,17 @@ pub async fn find(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
     let kind = match request.key_type {
         GROUP_KEY => Ok(Kind::Group),
         TRANSACTION_KEY => Ok(Kind::Transaction),
+        SHARE_KEY if call.version >= FINDS_SHARES => Ok(Kind::Share),
         _ => Err(ErrorCode::InvalidRequest),
     };
     let may_find = |key: &str| match kind {
         Ok(Kind::Group) => authorize(broker, call, Operation::Describe, Resource::Group(key)),
         Ok(Kind::Transaction) => authorize(broker, call, Operation::Describe, Resource::TransactionalId(key)),
+        Ok(Kind::Share) => {
+            authorize(broker, call, Operation::ClusterAction, Resource::Cluster)?;
+            let is_right = share_groups::are_enabled(broker) && SharePartitionKey::is_coordinator_key(key);
+            if is_right { Ok(()) } else { Err(ErrorCode::InvalidRequest) }
+        }
         Err(error) => Err(error),
     };
     let mut keys = request.coordinator_keys.iter().map(|key| &**key);
@@ -105,19 +115,30 @@ pub(super) async fn make_topic(broker: &Broker, kind: Kind) -> Result<Result<(),
         Kind::Transaction => {
             ("transaction.state.log.num.partitions", "transaction.state.log.segment.bytes", "uncompressed")
         }
+        Kind::Share => {
+            ("share.coordinator.state.topic.num.partitions", "share.coordinator.state.topic.segment.bytes", "producer")
+        }
     };
     let setting = |name: &str, value: String| (name.to_owned(), Some(value));
+    // A share partition's updates have one key and add up, so that none of them may go.
+    let (cleanup, more) = match kind {
+        Kind::Group | Kind::Transaction => ("compact", None),
+        Kind::Share => ("delete", Some(setting("retention.ms", "-1".to_owned()))),
+    };
     let topic = NewTopic {
         name: kind.topic().to_owned(),
         partitions: i32::try_from(values.number(partitions)).unwrap_or(i32::MAX),
         // As many replicas as are configured, but no more than there are brokers: here one.
         replication_factor: 1,
         assignments: Vec::new(),
-        configs: vec![
-            setting("cleanup.policy", "compact".to_owned()),
+        configs: [
+            setting("cleanup.policy", cleanup.to_owned()),
             setting("compression.type", compression.to_owned()),
             setting("segment.bytes", values.number(segment_bytes).to_string()),
-        ],
+        ]
+        .into_iter()
+        .chain(more)
+        .collect(),
     };
     let request = ControllerRequest::CreateTopics { topics: vec![topic], validate_only: false };
     let Some(ControllerReply::CreateTopics(created)) = broker.core.controller(request).await else {

@@ -17,7 +17,7 @@ use engine::protocol::messages::list_groups::{ListGroupsRequest, ListGroupsRespo
 use engine::protocol::messages::sync_group::{SyncGroupRequest, SyncGroupResponse};
 use engine::protocol::{ErrorCode, IntoStatic};
 
-use super::coordinators;
+use super::{coordinators, share_groups};
 use crate::authorizer::{Operation, Resource, allows, authorize, authorized_operations};
 use crate::broker::Broker;
 use crate::dispatch::{Answer, Call, Refusal};
@@ -169,10 +169,11 @@ pub async fn describe(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusa
 pub async fn delete(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
     let request: DeleteGroupsRequest<'_> = call.decode()?;
     let unknown = |id: &str, error_code| DeletableGroupResult { error_code, group_id: id.to_owned().into() };
-    let results = for_each_group(
+    let kept = share_groups::forget_states(broker, call, &request.groups_names).await?;
+    let mut results = for_each_group(
         broker,
         (call, Operation::Delete),
-        request.groups_names.iter().map(|id| &**id),
+        request.groups_names.iter().map(|id| &**id).filter(|id| !kept.contains_key(*id)),
         GroupRequest::Delete,
         |reply| match reply {
             GroupReply::Delete(results) => Some(results),
@@ -181,6 +182,7 @@ pub async fn delete(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal>
         unknown,
     )
     .await?;
+    results.extend(kept.iter().map(|(id, error)| unknown(id, error.code())));
     call.answer(&DeleteGroupsResponse { results, ..Default::default() })
 }
 

@@ -3,7 +3,7 @@
 //! The invariant: parts that go to one shard keep the order in which the client named them.
 
 use engine::controller::image::{MetadataImage, PartitionState, Topic};
-use engine::protocol::messages::{fetch, produce};
+use engine::protocol::messages::{fetch, produce, share_acknowledge, share_fetch};
 use engine::protocol::{ErrorCode, Str, Uuid};
 use engine::shard::message::{PartitionId, owner};
 
@@ -107,7 +107,7 @@ impl<'b> Leaders<'b> {
     }
 
     /// Where the named brokers are, of those that are known.
-    fn endpoints(&self) -> impl Iterator<Item = (i32, &str, u16)> {
+    fn endpoints(&self) -> impl Iterator<Item = (i32, &'b str, u16)> {
         let (host, port) = self.broker.config.advertised();
         self.named.iter().filter(|id| **id == self.broker.node_id()).map(move |id| (*id, host, port))
     }
@@ -115,6 +115,28 @@ impl<'b> Leaders<'b> {
     /// The brokers for an answer to Produce.
     pub fn produce_endpoints(&self) -> Vec<produce::NodeEndpoint<'_>> {
         let endpoint = |(node_id, host, port): (i32, _, u16)| produce::NodeEndpoint {
+            node_id,
+            host: Str::Borrowed(host),
+            port: port.into(),
+            rack: None,
+        };
+        self.endpoints().map(endpoint).collect()
+    }
+
+    /// The brokers for an answer to ShareFetch.
+    pub fn share_fetch_endpoints(&self) -> Vec<share_fetch::NodeEndpoint<'b>> {
+        let endpoint = |(node_id, host, port): (i32, _, u16)| share_fetch::NodeEndpoint {
+            node_id,
+            host: Str::Borrowed(host),
+            port: port.into(),
+            rack: None,
+        };
+        self.endpoints().map(endpoint).collect()
+    }
+
+    /// The brokers for an answer to ShareAcknowledge.
+    pub fn share_acknowledge_endpoints(&self) -> Vec<share_acknowledge::NodeEndpoint<'b>> {
+        let endpoint = |(node_id, host, port): (i32, _, u16)| share_acknowledge::NodeEndpoint {
             node_id,
             host: Str::Borrowed(host),
             port: port.into(),

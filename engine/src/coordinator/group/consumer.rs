@@ -247,17 +247,22 @@ impl ConsumerGroup {
     fn compute_hash(&self, topics: &Topics) -> i64 {
         let names: BTreeSet<&String> =
             self.members.values().flat_map(|member| self.topics_of(&member.metadata)).collect();
-        let mut hash = Fnv::default();
-        let mut any = false;
-        for name in names {
-            let Some(topic) = topics.get(name) else { continue };
-            any = true;
-            hash.add(name.as_bytes());
-            hash.add(&topic.id.0);
-            hash.add(&topic.partitions.to_be_bytes());
-        }
-        if any { hash.0 as i64 } else { 0 }
+        hash_of(names.into_iter().map(String::as_str), topics)
     }
+}
+
+/// Tells sets of topics, in order, from each other across restarts; 0 if there is none of them.
+pub(super) fn hash_of<'n>(names: impl Iterator<Item = &'n str>, topics: &Topics) -> i64 {
+    let mut hash = Fnv::default();
+    let mut any = false;
+    for name in names {
+        let Some(topic) = topics.get(name) else { continue };
+        any = true;
+        hash.add(name.as_bytes());
+        hash.add(&topic.id.0);
+        hash.add(&topic.partitions.to_be_bytes());
+    }
+    if any { hash.0 as i64 } else { 0 }
 }
 
 /// FNV-1a, 64 bits: tells one set of topics from another across restarts.

@@ -1,12 +1,14 @@
 //! The group coordinator: groups of either protocol and their offsets, over one partition.
 //!
 //! Here requests are checked as a whole and find their group; [`classic`] is the protocol in which clients
-//! assign, [`consumer`] the one in which the coordinator does. A group is there as long as it has members, offsets or a record. Invariant: after each request the
+//! assign, [`consumer`] the one in which the coordinator does, [`share`] that of groups that read together. A group is there as long as it has members, offsets or a record. Invariant: after each request the
 //! group's next deadline is in the timers, or an earlier one.
 
 pub mod assignor;
 pub mod classic;
 pub mod consumer;
+pub mod share;
+pub mod shares;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -45,6 +47,8 @@ use assignor::Assignor;
 use classic::ClassicGroup;
 use consumer::records::Change;
 use consumer::{ConsumerGroup, Failure};
+use share::ShareGroup;
+use shares::{ShareGroupReply, ShareGroupRequest};
 
 /// From this OffsetCommit version on clients know of member epochs, and of groups that are not there.
 const COMMIT_KNOWS_EPOCHS: i16 = 9;
@@ -114,6 +118,8 @@ pub enum GroupRequest {
     },
     /// Consumer groups are described, in this order.
     ConsumerDescribe(Vec<String>),
+    /// About share groups.
+    Share(ShareGroupRequest),
 }
 
 /// The answer to the request of the same name.
@@ -145,6 +151,8 @@ pub enum GroupReply {
     ConsumerHeartbeat(ConsumerGroupHeartbeatResponse<'static>),
     /// One for each group.
     ConsumerDescribe(Vec<DescribedConsumerGroup<'static>>),
+    /// About share groups.
+    Share(ShareGroupReply),
 }
 
 /// What the group coordinator is configured by; Kafka's names stand behind each.
@@ -166,6 +174,19 @@ pub struct GroupConfig {
     pub retention_check_interval_ms: u64,
     /// Those of the consumer protocol.
     pub consumer: ConsumerConfig,
+    /// Those of share groups.
+    pub share: ShareGroupConfig,
+}
+
+/// What share groups are configured by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShareGroupConfig {
+    /// `group.share.session.timeout.ms`.
+    pub session_timeout_ms: u64,
+    /// `group.share.heartbeat.interval.ms`.
+    pub heartbeat_interval_ms: i32,
+    /// `group.share.max.size`.
+    pub max_size: usize,
 }
 
 /// What groups of the consumer protocol are configured by.
@@ -210,6 +231,11 @@ impl GroupConfig {
             retention_ms: number("offsets.retention.minutes").saturating_mul(60_000),
             retention_check_interval_ms: positive("offsets.retention.check.interval.ms").max(1),
             consumer,
+            share: ShareGroupConfig {
+                session_timeout_ms: positive("group.share.session.timeout.ms"),
+                heartbeat_interval_ms: int("group.share.heartbeat.interval.ms"),
+                max_size: usize::try_from(number("group.share.max.size")).unwrap_or(0),
+            },
         }
     }
 }
@@ -233,6 +259,7 @@ impl Default for GroupConfig {
                 may_upgrade: true,
                 may_downgrade: true,
             },
+            share: ShareGroupConfig { session_timeout_ms: 45_000, heartbeat_interval_ms: 5000, max_size: 200 },
         }
     }
 }
@@ -250,6 +277,7 @@ pub struct Turn<'a, 'c> {
 enum Group {
     Classic(ClassicGroup),
     Consumer(ConsumerGroup),
+    Share(ShareGroup),
 }
 
 impl Group {
@@ -257,6 +285,7 @@ impl Group {
         match self {
             Group::Classic(group) => group.deadline(),
             Group::Consumer(group) => group.deadline(),
+            Group::Share(group) => group.deadline(),
         }
     }
 
@@ -264,6 +293,7 @@ impl Group {
         match self {
             Group::Classic(group) => group.state() == classic::State::Empty,
             Group::Consumer(group) => group.is_empty(),
+            Group::Share(group) => group.is_empty(),
         }
     }
 
@@ -271,6 +301,7 @@ impl Group {
         match self {
             Group::Classic(group) => group.is_subscribed_to(topic),
             Group::Consumer(group) => group.is_subscribed_to(topic),
+            Group::Share(group) => group.is_subscribed_to(topic),
         }
     }
 
@@ -278,7 +309,7 @@ impl Group {
     fn retention_start(&self, commit_timestamp: i64) -> Option<i64> {
         match self {
             Group::Classic(group) => group.retention_start(commit_timestamp),
-            Group::Consumer(_) => Some(commit_timestamp),
+            Group::Consumer(_) | Group::Share(_) => Some(commit_timestamp),
         }
     }
 }
@@ -366,6 +397,7 @@ impl GroupCoordinator {
                 let groups = ids.iter().map(|id| self.describe_consumer(id, context)).collect();
                 step.reply(ticket, GroupReply::ConsumerDescribe(groups));
             }
+            GroupRequest::Share(request) => self.handle_share(context, &mut step, ticket, request),
         }
         step
     }
@@ -413,6 +445,7 @@ impl GroupCoordinator {
         let is_blank = match self.groups.get(id) {
             Some(Group::Classic(group)) => group.is_blank(),
             Some(Group::Consumer(group)) => group.is_blank(),
+            Some(Group::Share(group)) => group.is_blank(),
             None => false,
         };
         if is_blank && !self.offsets.has_any(id) {
@@ -458,6 +491,7 @@ impl GroupCoordinator {
                 Ok(())
             }
             Group::Consumer(group) => group.join(turn, ticket, request, version, &client),
+            Group::Share(_) => Err(Failure(ErrorCode::InconsistentGroupProtocol, String::new())),
         });
         if let Some(Err(Failure(error, _))) = joined {
             let response = JoinGroupResponse { error_code: error.code(), ..Default::default() };
@@ -531,7 +565,7 @@ impl GroupCoordinator {
         let id = &*request.group_id;
         let mut turn = Turn { context, config: &self.config, step };
         let group = match self.groups.get_mut(id) {
-            Some(Group::Consumer(_)) => return Ok(()),
+            Some(Group::Consumer(_) | Group::Share(_)) => return Ok(()),
             _ if request.member_epoch != 0 => {
                 return Err(Failure(ErrorCode::GroupIdNotFound, format!("Consumer group {id} not found.")));
             }
@@ -544,7 +578,7 @@ impl GroupCoordinator {
                         ConsumerGroup::new(id)
                     }
                     Some(Group::Classic(group)) => ConsumerGroup::from_classic(&mut turn, group)?,
-                    Some(Group::Consumer(_)) => unreachable!("a consumer group was found above"),
+                    Some(Group::Consumer(_) | Group::Share(_)) => unreachable!("it was found above"),
                     None => ConsumerGroup::new(id),
                 }
             }
@@ -562,11 +596,15 @@ impl GroupCoordinator {
         ticket: Ticket,
         request: &SyncGroupRequest<'static>,
     ) {
-        let synced = self.with_group(context, step, &request.group_id, |group, turn| match group {
-            Group::Classic(group) => group.sync(turn, ticket, request),
-            Group::Consumer(group) => group.sync(turn, ticket, request),
+        let synced = self.with_group(context, step, &request.group_id, |group, turn| {
+            match group {
+                Group::Classic(group) => group.sync(turn, ticket, request),
+                Group::Consumer(group) => group.sync(turn, ticket, request),
+                Group::Share(_) => return false,
+            }
+            true
         });
-        if synced.is_none() {
+        if synced != Some(true) {
             let error =
                 if request.group_id.is_empty() { ErrorCode::InvalidGroupId } else { ErrorCode::UnknownMemberId };
             let response = SyncGroupResponse { error_code: error.code(), ..Default::default() };
@@ -587,7 +625,7 @@ impl GroupCoordinator {
                 self.schedule_by(&request.group_id, deadline);
                 error
             }
-            None => ErrorCode::UnknownMemberId,
+            Some(Group::Share(_)) | None => ErrorCode::UnknownMemberId,
         }
     }
 
@@ -605,7 +643,9 @@ impl GroupCoordinator {
                 });
                 left.collect()
             }
+            Group::Share(_) => Vec::new(),
         });
+        let members = members.filter(|members| !members.is_empty() || request.members.is_empty());
         let unknown = || {
             let member = request.members.iter().map(|identity| MemberResponse {
                 member_id: identity.member_id.clone(),
@@ -645,6 +685,7 @@ impl GroupCoordinator {
                 let knows_epochs = version >= COMMIT_KNOWS_EPOCHS;
                 group.check_commit(member_id, instance_id, generation, false, knows_epochs)
             }
+            Some(Group::Share(_)) => Err(ErrorCode::GroupIdNotFound),
             None => self.make_simple(id, generation, version >= COMMIT_KNOWS_EPOCHS),
         };
         if let Err(error) = checked {
@@ -711,6 +752,7 @@ impl GroupCoordinator {
         let checked = match self.groups.get_mut(id) {
             Some(Group::Classic(group)) => group.check_commit(member_id, instance_id, generation, true),
             Some(Group::Consumer(group)) => group.check_commit(member_id, instance_id, generation, true, true),
+            Some(Group::Share(_)) => Err(ErrorCode::GroupIdNotFound),
             None => self.make_simple(id, generation, false),
         };
         if let Err(error) = checked {
@@ -795,7 +837,7 @@ impl GroupCoordinator {
             _ if id.is_empty() => Err(ErrorCode::InvalidGroupId),
             Some(Group::Classic(group)) => group.check_offset_delete(),
             Some(Group::Consumer(_)) => Ok(()),
-            None => Err(ErrorCode::GroupIdNotFound),
+            Some(Group::Share(_)) | None => Err(ErrorCode::GroupIdNotFound),
         };
         if let Err(error) = checked {
             return error.into();
@@ -886,6 +928,12 @@ impl GroupCoordinator {
                 group_state: group.state().into(),
                 group_type: "consumer".into(),
             },
+            Group::Share(group) => ListedGroup {
+                group_id: id.clone().into(),
+                protocol_type: "share".into(),
+                group_state: group.state().into(),
+                group_type: "share".into(),
+            },
         });
         listed.filter(|group| is_wanted(states, &group.group_state) && is_wanted(types, &group.group_type)).collect()
     }
@@ -909,6 +957,7 @@ impl GroupCoordinator {
             None => return,
             Some(Group::Classic(group)) => step.records.push(group.tombstone()),
             Some(Group::Consumer(group)) => group.end(&mut Turn { context, config: &self.config, step }),
+            Some(Group::Share(group)) => group.end(&mut Turn { context, config: &self.config, step }),
         }
         self.forget(id);
     }
@@ -976,6 +1025,10 @@ impl GroupCoordinator {
                     false
                 }
                 Group::Consumer(group) => group.tick(turn),
+                Group::Share(group) => {
+                    group.tick(turn);
+                    false
+                }
             });
             if lost == Some(true) {
                 self.downgrade_if_classic(context, &mut step, &id, false);
@@ -1000,8 +1053,12 @@ impl GroupCoordinator {
         let topics = context.topics;
         self.offsets.remove_topics(|topic| topics.get(topic).is_none(), &mut step);
         for group in self.groups.values_mut() {
-            if let Group::Consumer(group) = group {
-                group.topics_changed();
+            match group {
+                Group::Classic(_) => {}
+                Group::Consumer(group) => group.topics_changed(),
+                Group::Share(group) => {
+                    group.topics_changed(&mut Turn { context, config: &self.config, step: &mut step });
+                }
             }
         }
         step
@@ -1016,6 +1073,7 @@ impl GroupCoordinator {
             self.with_group(context, &mut step, &id, |group, turn| match group {
                 Group::Classic(group) => group.loaded(turn.context.now_ms),
                 Group::Consumer(group) => group.loaded(turn),
+                Group::Share(group) => group.loaded(turn),
             });
             self.forget_if_blank(&id);
         }
@@ -1059,10 +1117,16 @@ impl GroupCoordinator {
             ConsumerGroupPartitionMetadataKey::RECORD_TYPE => {}
             kind => match Change::read(kind, key, value)? {
                 Some((group, change)) => self.replay_change(group, change),
-                // A later version's.
-                None => {
-                    return Err(DecodeError::UnsupportedVersion { name: "the record type of a group", version: kind });
-                }
+                None => match share::records::Change::read(kind, key, value)? {
+                    Some((group, change)) => self.replay_share_change(group, change),
+                    // A later version's.
+                    None => {
+                        return Err(DecodeError::UnsupportedVersion {
+                            name: "the record type of a group",
+                            version: kind,
+                        });
+                    }
+                },
             },
         }
         Ok(())
@@ -1085,6 +1149,24 @@ impl GroupCoordinator {
             self.groups.insert(id.clone(), Group::Consumer(ConsumerGroup::new(&id)));
         }
         let Some(Group::Consumer(group)) = self.groups.get_mut(&id) else { return };
+        if change == Change::GroupEnd {
+            return self.replay_end(&id);
+        }
+        group.apply(change);
+    }
+}
+
+/// Share groups, replayed.
+impl GroupCoordinator {
+    fn replay_share_change(&mut self, id: String, change: share::records::Change) {
+        use share::records::Change;
+        if !matches!(self.groups.get(&id), Some(Group::Share(_))) {
+            if !matches!(change, Change::Group { .. } | Change::Member(..) | Change::Partitions(..)) {
+                return;
+            }
+            self.groups.insert(id.clone(), Group::Share(ShareGroup::new(&id)));
+        }
+        let Some(Group::Share(group)) = self.groups.get_mut(&id) else { return };
         if change == Change::GroupEnd {
             return self.replay_end(&id);
         }

@@ -11,6 +11,7 @@ use crate::protocol::messages::sync_group::SyncGroupRequestAssignment;
 
 mod classic;
 mod consumer;
+mod share;
 
 /// A coordinator, its log and its clock.
 pub(super) struct Bench {

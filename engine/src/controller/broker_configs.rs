@@ -205,13 +205,31 @@ pub(super) fn synonyms(name: &'static str) -> Vec<&'static str> {
     }
 }
 
-/// Checks values of one level: each is known and valid, also as the topic config that it stands for.
+/// Whether a name that the table does not have may be set while the broker runs. As in Kafka it is kept for
+/// whoever knows it, shown as a secret, and changes nothing here. Names of single listeners are not among them:
+/// Kafka knows those.
+pub(super) fn is_custom(name: &str) -> bool {
+    find(name).is_none() && !name.starts_with("listener.name.")
+}
+
+/// Checks values of the static level: each is known and valid, also as the topic config that it stands for.
 ///
 /// # Errors
 /// A sentence that names the first that is not.
 pub fn check(values: &BTreeMap<String, String>) -> Result<(), String> {
+    for name in values.keys() {
+        find(name).ok_or_else(|| format!("Unknown broker config name: {name}"))?;
+    }
+    check_dynamic(values)
+}
+
+/// Checks values of a dynamic level: those that the table has, as [`check`] does.
+///
+/// # Errors
+/// A sentence that names the first that is invalid.
+pub(super) fn check_dynamic(values: &BTreeMap<String, String>) -> Result<(), String> {
     for (name, value) in values {
-        let def = find(name).ok_or_else(|| format!("Unknown broker config name: {name}"))?;
+        let Some(def) = find(name) else { continue };
         def.config.check(value)?;
         check_as_topic_config(name, value)?;
     }

@@ -774,11 +774,10 @@ pub(super) fn check_regex(regex: Option<&str>) -> Result<(), Failure> {
     }
 }
 
-/// The topics whose names match; never those that only the broker writes.
+/// The topics whose names match, the internal ones too: whether they are wanted is the expression's say.
 fn resolve(regex: &str, topics: &Topics) -> BTreeSet<String> {
     let Ok(compiled) = compile(regex) else { return BTreeSet::new() };
-    let names = topics.iter().map(|(name, _)| name).filter(|name| !name.starts_with("__"));
-    names.filter(|name| compiled.is_match(*name)).map(str::to_owned).collect()
+    topics.iter().map(|(name, _)| name).filter(|name| compiled.is_match(*name)).map(str::to_owned).collect()
 }
 
 fn heartbeat_assignment(assigned: &Assignment) -> HeartbeatAssignment {

@@ -115,6 +115,7 @@ public final class Clients {
         final KafkaConsumer<String, String> consumer;
         final List<String> read = new ArrayList<>();
         int revoked;
+        int lost;
 
         Member(Map<String, Object> settings, String... topics) {
             consumer = new KafkaConsumer<>(settings);
@@ -123,6 +124,11 @@ public final class Clients {
                 public void onPartitionsRevoked(Collection<TopicPartition> partitions) {
                     revoked += partitions.size();
                     consumer.commitSync(); // so that nothing is read again
+                }
+
+                @Override
+                public void onPartitionsLost(Collection<TopicPartition> partitions) {
+                    lost += partitions.size();
                 }
 
                 @Override
@@ -224,6 +230,7 @@ public final class Clients {
             young.close();
             settle(List.of(old), topic, 4, 4);
             eventually("classic again", () -> describe(group).type() == GroupType.CLASSIC);
+            same("taken away without a word", old.lost, 0);
             same("committed", committed(group), positions(topic, 4, 20));
         }
     }
@@ -332,9 +339,9 @@ public final class Clients {
                 producer.commitTransaction();
             }, org.apache.kafka.clients.consumer.CommitFailedException.class, org.apache.kafka.common.KafkaException.class);
             producer.abortTransaction();
+            same("offsets as they were", committed(group), Map.of(new TopicPartition(from, 0), 10L));
         }
         same("output", readAll(to, 0, "read_committed"), List.copyOf(inOrder(numbers(0, 10))));
-        same("offsets as they were", committed(group), Map.of(new TopicPartition(from, 0), 10L));
     }
 
     private static void timeout() throws Exception {

@@ -2,8 +2,10 @@
 //!
 //! Two files with the same frames, so that one damaged block loses nothing: a *generation* begins with a
 //! frame that holds every partition and goes on with frames that hold those that changed. Frames are
-//! chained by checksum and carry generation and index. Invariant: a frame is written only after everything
-//! that it claims is flushed, and journal files are given up only after the frame is durable in both files.
+//! chained by checksum and carry generation and index. A generation gets its name when its first frame is durable in
+//! both files: one that has a name and is whole in neither is damaged, whereas a start that did not come so far
+//! leaves nothing but `.new`. Invariant: a frame is written only after everything that it claims is flushed, and
+//! journal files are given up only after the frame is durable in both files.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,6 +22,8 @@ use crate::protocol::Uuid;
 const MAGIC: u32 = u32::from_le_bytes(*b"CLCP");
 /// 2: open transactions, coordinator epochs and counts of aborted transactions came in.
 const VERSION: u16 = 2;
+/// A frame's flag: [`ReplayStart::is_end`].
+const IS_END: u16 = 1;
 const HEADER_BYTES: usize = 40;
 /// A generation is written anew when its changes outgrow it by this.
 const SLACK_BYTES: u64 = 1 << 20;
@@ -33,6 +37,8 @@ pub struct ReplayStart {
     pub file_sequence: u64,
     /// The last group known when the checkpoint was made: numbering never goes back behind it.
     pub last_sequence: u64,
+    /// After a clean stop: that first file is still to be begun. Otherwise it is there, or lost.
+    pub is_end: bool,
 }
 
 /// What a checkpoint says.
@@ -62,6 +68,11 @@ pub struct Checkpoint {
 
 fn path(dir: &Path, generation: u64, mirror: usize) -> PathBuf {
     dir.join(format!("checkpoint-{generation:016}-{}", ["a", "b"][mirror]))
+}
+
+/// Where it is until it has its name.
+fn new_path(dir: &Path, generation: u64, mirror: usize) -> PathBuf {
+    path(dir, generation, mirror).with_added_extension("new")
 }
 
 impl Checkpoint {
@@ -102,11 +113,15 @@ impl Checkpoint {
         self.generation += 1;
         (self.position, self.index, self.last_crc) = (0, 0, 0);
         let mode = OpenMode::Create;
-        let first = self.io.open(&path(&self.dir, self.generation, 0), mode).await?;
-        let second = self.io.open(&path(&self.dir, self.generation, 1), mode).await?;
+        let first = self.io.open(&new_path(&self.dir, self.generation, 0), mode).await?;
+        let second = self.io.open(&new_path(&self.dir, self.generation, 1), mode).await?;
         self.files = Some([first, second]);
         self.write(start, logs, &[]).await?;
         self.snapshot_bytes = self.position;
+        for mirror in 0..2 {
+            let named = path(&self.dir, self.generation, mirror);
+            self.io.rename(&new_path(&self.dir, self.generation, mirror), &named).await?;
+        }
         self.io.sync_dir(&self.dir).await?;
         for superseded in std::mem::take(&mut self.superseded) {
             remove_generation(&self.io, &self.dir, superseded).await?;
@@ -166,7 +181,7 @@ impl Checkpoint {
         let mut frame = Vec::with_capacity(HEADER_BYTES + body.len());
         frame.put_u32_le(MAGIC);
         frame.put_u16_le(VERSION);
-        frame.put_u16_le(0);
+        frame.put_u16_le(if start.is_end { IS_END } else { 0 });
         frame.put_u64_le(self.generation);
         frame.put_u32_le(self.index);
         frame.put_u32_le(self.last_crc);
@@ -194,8 +209,8 @@ impl Checkpoint {
 }
 
 async fn remove_generation(io: &Io, dir: &Path, generation: u64) -> io::Result<()> {
-    for mirror in 0..2 {
-        match io.remove_file(&path(dir, generation, mirror)).await {
+    for path in (0..2).flat_map(|mirror| [path(dir, generation, mirror), new_path(dir, generation, mirror)]) {
+        match io.remove_file(&path).await {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
@@ -229,39 +244,48 @@ async fn generations(io: &Io, dir: &Path) -> io::Result<Vec<u64>> {
 /// in neither file ends a generation: it was being written, and nothing relied on it.
 ///
 /// # Errors
-/// `InvalidData` if there are generations and none is whole, but for a very first one.
+/// `InvalidData` if there are generations with a name and none is whole.
 pub async fn load(io: &Io, dir: &Path) -> io::Result<(Vec<Contents>, u64)> {
     let mut found = Vec::new();
     let numbers = generations(io, dir).await?;
+    let mut is_any_named = false;
     for generation in numbers.iter().copied().rev() {
-        let mut mirrors = Vec::new();
-        for mirror in 0..2 {
-            match io.open(&path(dir, generation, mirror), OpenMode::Read).await {
-                Ok(file) => {
-                    let len = file.len().await?;
-                    mirrors.push(file.read_at(0, round_up(len as usize)).await?.freeze());
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
+        let named = [read(io, &path(dir, generation, 0)).await?, read(io, &path(dir, generation, 1)).await?];
+        if named.iter().all(Option::is_none) {
+            continue;
         }
+        is_any_named = true;
+        // While the second still waits for its name it can help already.
+        let new = [read(io, &new_path(dir, generation, 0)).await?, read(io, &new_path(dir, generation, 1)).await?];
+        let mirrors: Vec<Bytes> = named.into_iter().chain(new).flatten().collect();
         found.extend(parse(&mirrors, generation));
     }
-    let newest = numbers.last().copied().unwrap_or(0);
-    if found.is_empty() && newest > 1 {
+    if found.is_empty() && is_any_named {
         let what = format!("no checkpoint in {} is readable: both copies are damaged", dir.display());
         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
     }
-    Ok((found, newest))
+    Ok((found, numbers.last().copied().unwrap_or(0)))
+}
+
+/// All of a file; `None` if there is none.
+async fn read(io: &Io, path: &Path) -> io::Result<Option<Bytes>> {
+    match io.open(path, OpenMode::Read).await {
+        Ok(file) => {
+            let len = file.len().await?;
+            Ok(Some(file.read_at(0, round_up(len as usize)).await?.freeze()))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn parse(mirrors: &[Bytes], generation: u64) -> Option<Contents> {
     let mut contents: Option<Contents> = None;
     let (mut position, mut index, mut last_crc) = (0, 0, 0);
-    while let Some((body, crc)) =
+    while let Some((flags, body, crc)) =
         mirrors.iter().find_map(|bytes| frame(bytes.get(position..)?, generation, index, last_crc))
     {
-        contents = Some(apply(contents, body, generation)?);
+        contents = Some(apply(contents, flags, body, generation)?);
         position += round_up(HEADER_BYTES + body.len());
         index += 1;
         last_crc = crc;
@@ -269,28 +293,28 @@ fn parse(mirrors: &[Bytes], generation: u64) -> Option<Contents> {
     contents
 }
 
-/// The body and CRC of the frame at the start of `bytes`, if it is the expected one and whole.
-fn frame(bytes: &[u8], generation: u64, index: u32, last_crc: u32) -> Option<(&[u8], u32)> {
+/// The flags, body and CRC of the frame at the start of `bytes`, if it is the expected one and whole.
+fn frame(bytes: &[u8], generation: u64, index: u32, last_crc: u32) -> Option<(u16, &[u8], u32)> {
     let mut header = bytes.get(..HEADER_BYTES)?;
     let checked = &bytes[..HEADER_BYTES - 8];
     if header.get_u32_le() != MAGIC || header.get_u16_le() != VERSION {
         return None;
     }
-    let _flags = header.get_u16_le();
+    let flags = header.get_u16_le();
     let place = (header.get_u64_le(), header.get_u32_le(), header.get_u32_le());
     let length = usize::try_from(header.get_u64_le()).ok()?;
     let crc = header.get_u32_le();
     let body = bytes.get(HEADER_BYTES..HEADER_BYTES.checked_add(length)?)?;
     let whole = crc32c::crc32c_append(crc32c::crc32c(checked), body) == crc;
-    (whole && place == (generation, index, last_crc)).then_some((body, crc))
+    (whole && place == (generation, index, last_crc)).then_some((flags, body, crc))
 }
 
-fn apply(contents: Option<Contents>, mut body: &[u8], generation: u64) -> Option<Contents> {
+fn apply(contents: Option<Contents>, flags: u16, mut body: &[u8], generation: u64) -> Option<Contents> {
     let body = &mut body;
     let mut journal = [0; 16];
     body.try_copy_to_slice(&mut journal).ok()?;
-    let start =
-        ReplayStart { journal, file_sequence: body.try_get_u64_le().ok()?, last_sequence: body.try_get_u64_le().ok()? };
+    let (file_sequence, last_sequence) = (body.try_get_u64_le().ok()?, body.try_get_u64_le().ok()?);
+    let start = ReplayStart { journal, file_sequence, last_sequence, is_end: flags & IS_END != 0 };
     let mut contents = contents.unwrap_or(Contents { generation, start, logs: BTreeMap::new() });
     contents.start = start;
     for _ in 0..body.try_get_u32_le().ok()? {

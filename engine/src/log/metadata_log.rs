@@ -154,9 +154,10 @@ impl MetadataLog {
     ) -> Result<(MetadataLog, Recovered), MetadataLogError> {
         let headers = finals.iter().flatten().filter_map(|(_, copy)| copy.header());
         let newest = headers.max_by_key(|header| header.generation);
-        let header = newest.ok_or_else(|| MetadataLogError::NoHeader(directory.to_owned()))?;
         // While the second mirror still waits for its new name it can help already.
         let news = [read(io, directory, NEW_NAMES[0]).await?, read(io, directory, NEW_NAMES[1]).await?];
+        let header = newest.or_else(|| header_of_first(&finals, &news));
+        let header = header.ok_or_else(|| MetadataLogError::NoHeader(directory.to_owned()))?;
         let all = finals.iter().chain(&news).flatten().map(|(_, copy)| copy);
         let copies: Vec<&Copy> = all.filter(|copy| copy.header() == Some(header)).collect();
         let whole = recovery::recover(&header, &copies)?;
@@ -309,6 +310,13 @@ impl MetadataLog {
         content.extend_from_slice(&frames);
         (header, content, place)
     }
+}
+
+/// The header of the very first pair, if only one of it has got its name, and that one is damaged: nothing has been
+/// acknowledged then. Of any later pair both have had a name.
+fn header_of_first(finals: &[Option<(File, Copy)>; 2], news: &[Option<(File, Copy)>; 2]) -> Option<FileHeader> {
+    let waiting = finals.iter().zip(news).filter(|(named, _)| named.is_none()).find_map(|(_, new)| new.as_ref());
+    waiting.and_then(|(_, copy)| copy.header()).filter(|header| header.generation == 1)
 }
 
 async fn make_directory(io: &Io, directory: &Path) -> Result<(), MetadataLogError> {

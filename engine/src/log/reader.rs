@@ -1,7 +1,8 @@
 //! Reading a log: from the tail's memory, or whole checked runs from a segment.
 //!
-//! Invariant: no byte from disk is handed out that does not match the checksum of its run, or, in a run
-//! that a fault has hit, its batch's own CRC and the offset and epoch that its place demands.
+//! Invariant: no byte from disk is handed out that does not match the checksum of its run. Where a fault has hit a run
+//! all of it is damaged: a batch's own CRC says nothing of its partition, so that a misdirected block may hold one that
+//! is whole, fits in, and is another partition's.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::VecDeque;
@@ -224,21 +225,9 @@ impl DiskRead {
                 continue;
             }
             tracing::error!(partition = %self.id, base_offset = run.base_offset, "a run of the segment does not match its checksum");
-            let salvaged = salvage(&run_bytes, run, offset.max(run.base_offset));
-            match salvaged {
-                Some(whole) if whole.base >= offset => {
-                    // Only what follows without a gap; the damage itself is met by the read that starts at it.
-                    if whole.base <= offset.max(run.base_offset) {
-                        taken.take(&run_bytes.slice(whole.from..whole.to), whole.base, offset);
-                    } else if taken.chunks.is_empty() {
-                        return Ok(Found::Damaged);
-                    }
-                }
-                Some(whole) => {
-                    taken.take(&run_bytes.slice(whole.from..whole.to), whole.base, offset);
-                }
-                None if taken.chunks.is_empty() => return Ok(Found::Damaged),
-                None => {}
+            // None of its batches: one that passes its own CRC may have been meant for another place.
+            if taken.chunks.is_empty() {
+                return Ok(Found::Damaged);
             }
             break;
         }
@@ -260,46 +249,6 @@ fn take_bounded(taken: &mut Taken, bytes: &Bytes, run: &Run, offset: i64, end_of
     }
     taken.take(&bytes.slice(..to), run.base_offset, offset);
     false
-}
-
-/// Batches of a damaged run that are whole and follow each other.
-struct Salvaged {
-    base: i64,
-    from: usize,
-    to: usize,
-}
-
-/// The first stretch of intact batches that reaches `offset`: each passes its own CRC, lies in the run's
-/// range of offsets, and follows the one before it.
-fn salvage(bytes: &Bytes, run: &Run, offset: i64) -> Option<Salvaged> {
-    let mut position = 0;
-    while position < bytes.len() {
-        let Some(batch) = intact(&bytes[position..], run) else {
-            position += 1;
-            continue;
-        };
-        let from = position;
-        position += batch.total_size();
-        if batch.last_offset() < offset {
-            continue;
-        }
-        let base = batch.base_offset();
-        let mut next = batch.last_offset() + 1;
-        while let Some(follower) =
-            bytes.get(position..).and_then(|rest| intact(rest, run)).filter(|batch| batch.base_offset() == next)
-        {
-            next = follower.last_offset() + 1;
-            position += follower.total_size();
-        }
-        return Some(Salvaged { base, from, to: position });
-    }
-    None
-}
-
-fn intact<'a>(bytes: &'a [u8], run: &Run) -> Option<BatchView<'a>> {
-    let batch = BatchView::parse(bytes).ok()?;
-    let in_range = batch.base_offset() >= run.base_offset && batch.last_offset() < run.end_offset;
-    (in_range && batch.crc_ok()).then_some(batch)
 }
 
 /// A record found by its time.

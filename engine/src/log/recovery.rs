@@ -8,7 +8,7 @@
 //! believed: after a kill the data may sit in the device's cache alone.
 
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ use super::group::{Entry, EntryKind, FILE_GROUPS_START, FileHeader, Group, Group
 use super::journal::{JournalStart, file_number, lock};
 use super::partition_log::LogRecord;
 use crate::io::buffer::{BLOCK, Buffer, round_up};
-use crate::io::{Io, OpenMode};
+use crate::io::{File, Io, OpenMode};
 use crate::record::batch::batches;
 
 /// A log as it was found.
@@ -69,16 +69,27 @@ pub struct Recovered {
     pub bytes_read: u64,
     /// Groups found corrupt.
     pub corrupt_groups: u64,
+    /// Whether groups are corrupt of which nothing says what they held. It may have been a partition's first
+    /// records, and then nothing here knows of that partition.
+    pub is_unproved: bool,
 }
 
 /// One thing that a journal says of a partition, with its place in the order of replay.
 struct Said {
-    ownership: u64,
-    base_offset: i64,
+    journal: usize,
     sequence: u64,
     entry: Entry,
     /// `None` if the group that held it is corrupt.
     bytes: Option<Bytes>,
+}
+
+/// Groups of a journal up to this one are corrupt, and nothing says what they held.
+#[derive(Clone, Copy)]
+struct Gap {
+    journal: usize,
+    last_unknown: u64,
+    /// The partition's greatest ownership that the journal knows of.
+    ownership: u64,
 }
 
 /// A journal's walk: what it accepted.
@@ -115,7 +126,7 @@ struct JournalFile {
 pub async fn recover(io: &Io, root: &Path, quarantine: &Path) -> io::Result<Recovered> {
     let mut recovered = Recovered::default();
     let mut said: BTreeMap<PartitionId, Vec<Said>> = BTreeMap::new();
-    let mut gaps: Vec<(PartitionId, u64)> = Vec::new();
+    let mut gaps: BTreeMap<PartitionId, Vec<Gap>> = BTreeMap::new();
     let mut records: BTreeMap<PartitionId, LogRecord> = BTreeMap::new();
     for entry in io.read_dir(root).await? {
         let Some(number) = entry.name.parse::<usize>().ok().filter(|_| entry.is_dir) else { continue };
@@ -126,14 +137,19 @@ pub async fn recover(io: &Io, root: &Path, quarantine: &Path) -> io::Result<Reco
             let logs = contents.logs.len();
             tracing::debug!(dir = %dir.display(), generation, ?start, logs, "a checkpoint was read");
         }
-        let (files, free, next_name) = read_files(io, &dir, &contents, &mut recovered.bytes_read).await?;
-        let walk = walk(io, &files, quarantine).await?;
-        recovered.corrupt_groups += walk.corrupt_groups;
+        let Files { files, free, next_name, is_first_lost } =
+            read_files(io, &dir, &contents, &mut recovered.bytes_read).await?;
+        let mut walk = walk(io, &files, quarantine).await?;
         let start = journal_start(io, &contents, &files, &walk);
+        if is_first_lost {
+            walk.lose_start(&dir, files.first(), start.last_sequence);
+        }
+        recovered.corrupt_groups += walk.corrupt_groups;
         let needed = files.iter().map(|file| file.name.clone()).collect();
-        note_gaps(&contents, &walk, &mut gaps);
+        recovered.is_unproved |= !walk.unknown.is_empty();
+        note_gaps(number, &contents, &walk, &mut gaps);
         collect_records(contents, &mut records);
-        collect_entries(walk, &mut said);
+        collect_entries(number, walk, &mut said);
         recovered.journals.insert(number, RecoveredJournal { dir, start, needed, free, generation, next_name });
     }
     for id in said.keys() {
@@ -141,21 +157,28 @@ pub async fn recover(io: &Io, root: &Path, quarantine: &Path) -> io::Result<Reco
     }
     for (id, record) in records {
         let entries = said.remove(&id).unwrap_or_default();
-        let log = replay(record, entries, gaps.iter().filter(|gap| gap.0 == id).map(|gap| gap.1).max());
+        let log = replay(record, entries, &gaps.remove(&id).unwrap_or_default());
         recovered.logs.insert(id, log);
     }
     Ok(recovered)
 }
 
-/// The files that the replay needs, in order, and the names of those that it does not.
-async fn read_files(
-    io: &Io,
-    dir: &Path,
-    contents: &[Contents],
-    bytes_read: &mut u64,
-) -> io::Result<(Vec<JournalFile>, Vec<String>, u32)> {
+/// The files of a journal.
+struct Files {
+    /// Those that the replay needs, in order.
+    files: Vec<JournalFile>,
+    /// Names of those that it does not.
+    free: Vec<String>,
+    /// The number for the next file.
+    next_name: u32,
+    /// The first that the replay needs is not there, or cannot be told from a free one.
+    is_first_lost: bool,
+}
+
+async fn read_files(io: &Io, dir: &Path, contents: &[Contents], bytes_read: &mut u64) -> io::Result<Files> {
     let needed_from = contents.iter().map(|contents| contents.start.file_sequence).min().unwrap_or(0);
     let journal = contents.first().map(|contents| contents.start.journal);
+    let is_own = |lineage: &Lineage| journal.is_none_or(|journal| journal == lineage.journal);
     let (mut files, mut free, mut next_name) = (Vec::new(), Vec::new(), 0);
     for entry in io.read_dir(dir).await? {
         let Some(number) = file_number(&entry.name) else { continue };
@@ -165,30 +188,48 @@ async fn read_files(
         let len = file.len().await? as usize;
         let head = file.read_at(0, (FILE_GROUPS_START as usize + (1 << 20)).min(round_up(len))).await?.freeze();
         *bytes_read += head.len() as u64;
-        let header = header_of(&head).filter(|header| journal.is_none_or(|journal| journal == header.lineage.journal));
-        let Some(header) = header.filter(|header| header.lineage.file_sequence >= needed_from) else {
-            free.push(entry.name);
-            continue;
-        };
-        let bytes = file.read_at(0, round_up(len)).await?.freeze();
-        *bytes_read += bytes.len() as u64;
-        if !planted!(ServeBeforeRecoveryFlush) {
-            file.sync().await?;
+        let header = header_of(&head).filter(|header| is_own(&header.lineage));
+        match header.filter(|header| header.lineage.file_sequence >= needed_from) {
+            Some(header) => {
+                let bytes = read_all(&file, bytes_read).await?;
+                files.push(JournalFile { name: entry.name, header, bytes, evidence: OnceCell::new() });
+            }
+            None => free.push((entry.name, file)),
         }
-        files.push(JournalFile { name: entry.name, header, bytes, evidence: OnceCell::new() });
+    }
+    let lost = missing(&files, contents);
+    let candidates = if lost.is_empty() { Vec::new() } else { std::mem::take(&mut free) };
+    for (name, file) in candidates {
+        let bytes = read_all(&file, bytes_read).await?;
+        match any_group(&bytes, |lineage| is_own(lineage) && lost.contains(&lineage.file_sequence)) {
+            Some(header) => files.push(JournalFile { name, header, bytes, evidence: OnceCell::new() }),
+            None => free.push((name, file)),
+        }
     }
     files.sort_by_key(|file| file.header.lineage.file_sequence);
-    let first = files.first().map(|file| file.header.lineage.file_sequence);
-    if let (Some(first), true) = (first, needed_from > 0)
-        && first > needed_from
-    {
-        let what = format!(
-            "the journal in {} lacks file {needed_from}, from which the checkpoint replays; the first found is {first}",
-            dir.display()
-        );
-        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    let is_first_lost = missing(&files, contents).contains(&needed_from);
+    let free = free.into_iter().map(|(name, _)| name).collect();
+    Ok(Files { files, free, next_name, is_first_lost })
+}
+
+/// Everything in a file, which is on stable storage from now on.
+async fn read_all(file: &File, bytes_read: &mut u64) -> io::Result<Bytes> {
+    let bytes = file.read_at(0, round_up(file.len().await? as usize)).await?.freeze();
+    *bytes_read += bytes.len() as u64;
+    if !planted!(ServeBeforeRecoveryFlush) {
+        file.sync().await?;
     }
-    Ok((files, free, next_name))
+    Ok(bytes)
+}
+
+/// The files, by their sequence, that are not among these although they must be: they are numbered without a gap.
+fn missing(files: &[JournalFile], contents: &[Contents]) -> BTreeSet<u64> {
+    let there: BTreeSet<u64> = files.iter().map(|file| file.header.lineage.file_sequence).collect();
+    let is_end = there.is_empty() && matches!(contents, [only] if only.start.is_end);
+    let needed_from = contents.iter().map(|contents| contents.start.file_sequence).min();
+    let Some(needed_from) = needed_from.filter(|_| !is_end) else { return BTreeSet::new() };
+    let last = there.last().copied().unwrap_or(needed_from);
+    (needed_from..=last).filter(|sequence| !there.contains(sequence)).collect()
 }
 
 /// The file's header; or what its first group says, if both copies are lost, or are those of an earlier use of the
@@ -202,13 +243,25 @@ fn header_of(head: &Bytes) -> Option<FileHeader> {
                 && place.lineage.file_sequence > header.lineage.file_sequence
         })
     };
-    let first = first.map(|group| group.place).filter(newer).map(|place| FileHeader {
-        lineage: place.lineage,
-        last_sequence: place.sequence - 1,
-        last_crc: place.previous_crc,
-        synced_up_to: place.synced_up_to,
-    });
-    first.or(header)
+    first.map(|group| group.place).filter(newer).map(header_before).or(header)
+}
+
+/// The header of a file as its first group knows it.
+fn header_before(first: GroupPlace) -> FileHeader {
+    FileHeader {
+        lineage: first.lineage,
+        last_sequence: first.sequence - 1,
+        last_crc: first.previous_crc,
+        synced_up_to: first.synced_up_to,
+    }
+}
+
+/// What the first whole group of such a use says of the file's header, which is lost, and of its first groups, which
+/// are lost as well.
+fn any_group(bytes: &Bytes, is_wanted: impl Fn(&Lineage) -> bool) -> Option<FileHeader> {
+    let blocks = (FILE_GROUPS_START as usize..bytes.len()).step_by(BLOCK);
+    let mut groups = blocks.filter_map(|at| Group::parse_any(&bytes.slice(at..)).ok());
+    groups.find(|group| is_wanted(&group.place.lineage)).map(|group| header_before(group.place))
 }
 
 async fn walk(io: &Io, files: &[JournalFile], quarantine: &Path) -> io::Result<Walk> {
@@ -217,7 +270,9 @@ async fn walk(io: &Io, files: &[JournalFile], quarantine: &Path) -> io::Result<W
         if index == 0 {
             (walk.last_sequence, walk.last_crc) = (file.header.last_sequence, file.header.last_crc);
         } else if !walk.enters(&file.header, &files[index..]) {
-            break;
+            // Of a life whose last groups were lost with the power. A later start may have begun files behind it.
+            tracing::debug!(name = file.name, header = ?file.header, "a journal file is passed over");
+            continue;
         }
         let before = walk.groups.len();
         let torn = walk.read_file(file, &files[index + 1..]);
@@ -243,8 +298,8 @@ impl Walk {
                 return false;
             }
             // The last groups of the file before are corrupt: the first group here may know of the last.
-            let first = files[0].bytes.slice(FILE_GROUPS_START as usize..);
-            let (witness, rest) = (Group::parse(&first, header.lineage).ok(), std::mem::take(&mut self.rest));
+            let first = next_group(&files[0], FILE_GROUPS_START as usize, header.lineage, header.last_sequence);
+            let (witness, rest) = (first.map(|(_, group)| group), std::mem::take(&mut self.rest));
             self.lose(self.last_sequence + 1, &rest, witness.as_ref(), header.last_sequence + 1);
         }
         (self.last_sequence, self.last_crc) = (header.last_sequence, header.last_crc);
@@ -269,7 +324,13 @@ impl Walk {
                 // The next file begins with just what was accepted here: this one ends.
                 _ if later.first().is_some_and(|next| next.header.last_sequence == self.last_sequence) => return None,
                 _ => {
-                    let next = next_group(file, position + BLOCK, lineage, self.last_sequence + 1);
+                    // A group's sequence leaves no doubt: where the next one follows, there was none between.
+                    let next = next_group(file, position + BLOCK, lineage, self.last_sequence);
+                    if let Some((at, group)) = next.as_ref().filter(|(_, group)| self.follows(group)) {
+                        position = at + group.bytes.len();
+                        self.accept(group.clone());
+                        continue;
+                    }
                     let proof = later_evidence(file, position, lineage).max(evidence(later));
                     let corrupt = proof > self.last_sequence && !planted!(TruncateAtCorruptMiddle);
                     match next.filter(|_| corrupt) {
@@ -284,6 +345,13 @@ impl Walk {
             }
         }
         None
+    }
+
+    /// The file from which the checkpoint replays is lost, and with it all groups up to the next file's first.
+    fn lose_start(&mut self, dir: &Path, next: Option<&JournalFile>, last_sequence: u64) {
+        tracing::error!(dir = %dir.display(), "the first file of the journal that is needed is lost: nobody knows what it held");
+        self.unknown.push(next.map_or(last_sequence, |next| next.header.last_sequence));
+        self.corrupt_groups += 1;
     }
 
     fn follows(&self, group: &Group) -> bool {
@@ -332,13 +400,19 @@ fn later_evidence(file: &JournalFile, position: usize, lineage: Lineage) -> u64 
     groups_behind(file, position + BLOCK, lineage).map(|(_, group)| group.place.synced_up_to).max().unwrap_or(0)
 }
 
-/// Up to which group these files say that the journal was synced.
+/// Up to which group these files say that the journal was synced. A file that goes on from an earlier group than the
+/// files before it is of a later start, which found no more than that: the groups that it has synced behind it are
+/// others of the same number.
 fn evidence(files: &[JournalFile]) -> u64 {
     let of = |file: &JournalFile| {
         let seek = || later_evidence(file, FILE_GROUPS_START as usize - BLOCK, file.header.lineage);
         *file.evidence.get_or_init(|| seek().max(file.header.synced_up_to))
     };
-    files.iter().map(of).max().unwrap_or(0)
+    let branches = files.iter().scan(u64::MAX, |branch, file| {
+        *branch = file.header.last_sequence.min(*branch);
+        Some((file, *branch))
+    });
+    branches.map(|(file, branch)| of(file).min(branch)).max().unwrap_or(0)
 }
 
 /// An ambiguous tail is kept, not used: the very last group, if it had been synced, cannot prove it.
@@ -368,7 +442,7 @@ fn journal_start(io: &Io, contents: &[Contents], files: &[JournalFile], walk: &W
     // A clean stop leaves no file to replay: numbering goes on from what the checkpoint says.
     let next_file = newest
         .map(|sequence| sequence + 1)
-        .chain(checkpointed.clone().map(|start| start.file_sequence))
+        .chain(checkpointed.clone().map(|start| start.file_sequence + u64::from(!start.is_end)))
         .max()
         .unwrap_or(1);
     let checkpointed_sequence = checkpointed.map(|start| start.last_sequence).max().unwrap_or(0);
@@ -378,13 +452,19 @@ fn journal_start(io: &Io, contents: &[Contents], files: &[JournalFile], walk: &W
 }
 
 /// Partitions that may have had entries in groups of which nothing is known.
-fn note_gaps(contents: &[Contents], walk: &Walk, gaps: &mut Vec<(PartitionId, u64)>) {
-    let Some(last_unknown) = walk.unknown.iter().max() else { return };
-    let entries = walk.groups.iter().flat_map(|group| &group.entries).map(|entry| entry.id);
-    let mut ids: Vec<_> = contents.iter().flat_map(|contents| contents.logs.keys().copied()).chain(entries).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    gaps.extend(ids.into_iter().map(|id| (id, *last_unknown)));
+fn note_gaps(journal: usize, contents: &[Contents], walk: &Walk, gaps: &mut BTreeMap<PartitionId, Vec<Gap>>) {
+    let Some(&last_unknown) = walk.unknown.iter().max() else { return };
+    let entries = walk.groups.iter().flat_map(|group| &group.entries).chain(walk.lost.iter().map(|lost| &lost.entry));
+    let records = contents.iter().flat_map(|contents| contents.logs.values());
+    let known = records.map(|record| (record.id, record.ownership));
+    let mut newest: BTreeMap<PartitionId, u64> = BTreeMap::new();
+    for (id, ownership) in known.chain(entries.map(|entry| (entry.id, entry.ownership))) {
+        let newest = newest.entry(id).or_default();
+        *newest = ownership.max(*newest);
+    }
+    for (id, ownership) in newest {
+        gaps.entry(id).or_default().push(Gap { journal, last_unknown, ownership });
+    }
 }
 
 /// The record with the highest ownership counts; of one ownership, the newest (they come newest first).
@@ -397,10 +477,9 @@ fn collect_records(contents: Vec<Contents>, records: &mut BTreeMap<PartitionId, 
     }
 }
 
-fn collect_entries(walk: Walk, said: &mut BTreeMap<PartitionId, Vec<Said>>) {
+fn collect_entries(journal: usize, walk: Walk, said: &mut BTreeMap<PartitionId, Vec<Said>>) {
     let mut add = |sequence, entry: &Entry, bytes| {
-        let list = said.entry(entry.id).or_default();
-        list.push(Said { ownership: entry.ownership, base_offset: entry.base_offset, sequence, entry: *entry, bytes });
+        said.entry(entry.id).or_default().push(Said { journal, sequence, entry: *entry, bytes });
     };
     for group in &walk.groups {
         group.payloads().for_each(|(entry, bytes)| add(group.place.sequence, entry, Some(bytes)));
@@ -410,47 +489,49 @@ fn collect_entries(walk: Walk, said: &mut BTreeMap<PartitionId, Vec<Said>>) {
 
 /// Applies what the journals say to what the checkpoint knows. Idempotent: what lies at or below the end
 /// already reached is skipped.
-fn replay(mut record: LogRecord, mut entries: Vec<Said>, gap: Option<u64>) -> RecoveredLog {
-    entries.retain(|said| said.ownership >= record.ownership);
-    // Of one offset the whole copy comes first, so that a corrupt one is skipped where another is whole.
-    entries.sort_by_key(|said| (said.ownership, said.base_offset, said.bytes.is_none(), said.sequence));
-    let proved = gap.is_none_or(|gap| entries.iter().any(|said| said.sequence > gap));
-    let mut end = record.drained_end_offset.max(record.damaged.last().map_or(0, |range| range.1));
-    let mut pieces = Vec::new();
-    for said in entries {
-        record.ownership = record.ownership.max(said.ownership);
-        if said.entry.kind == EntryKind::LogStart {
-            record.log_start_offset = record.log_start_offset.max(said.base_offset);
-            continue;
-        }
-        if said.entry.end_offset <= end {
-            continue;
-        }
-        if said.base_offset > end {
-            tracing::error!(partition = %record.id, from = end, to = said.base_offset, "records are lost to damage");
-            pieces.push(Piece::Damaged(said.base_offset));
-            end = said.base_offset;
-        }
-        let reached = std::mem::replace(&mut end, said.entry.end_offset);
-        pieces.push(match said.bytes {
-            Some(bytes) => {
-                let rest = behind(&bytes, reached);
-                Piece::Bytes(Entry { base_offset: reached, ..said.entry }, rest)
+fn replay(mut record: LogRecord, mut said: Vec<Said>, gaps: &[Gap]) -> RecoveredLog {
+    said.retain(|said| said.entry.ownership >= record.ownership);
+    let proves = |gap: &Gap, said: &Said| said.journal == gap.journal && said.sequence > gap.last_unknown;
+    let is_open = |gap: &&Gap| gap.ownership >= record.ownership && !said.iter().any(|said| proves(gap, said));
+    record.suspended |= gaps.iter().any(|gap| is_open(&gap));
+    // Of one offset there may be several copies, in journals of failed starts. Any that is whole will do: what a
+    // corrupt one held is taken all the same.
+    said.sort_by_key(|said| (said.entry.base_offset, std::cmp::Reverse(said.entry.ownership), said.sequence));
+    let mut end = record.drained_end_offset;
+    let mut taken = record.damaged.last().map_or(0, |range| range.1);
+    record.damaged.retain(|range| range.1 <= end);
+    let (mut pieces, mut destroyed) = (Vec::new(), 0);
+    for Said { entry, bytes, .. } in said {
+        record.ownership = record.ownership.max(entry.ownership);
+        taken = taken.max(entry.end_offset);
+        match bytes {
+            _ if entry.kind == EntryKind::LogStart => {
+                record.log_start_offset = record.log_start_offset.max(entry.base_offset);
             }
-            None => Piece::Damaged(end),
-        });
+            Some(bytes) if entry.end_offset > end => {
+                if entry.base_offset > end {
+                    destroyed += entry.base_offset - end;
+                    pieces.push(Piece::Damaged(entry.base_offset));
+                    end = entry.base_offset;
+                }
+                let rest = behind(&bytes, end);
+                pieces.push(Piece::Bytes(Entry { base_offset: end, ..entry }, rest));
+                end = entry.end_offset;
+            }
+            _ => {}
+        }
+    }
+    if taken > end {
+        destroyed += taken - end;
+        pieces.push(Piece::Damaged(taken));
+        end = taken;
+    }
+    if destroyed > 0 {
+        tracing::error!(partition = %record.id, destroyed, "records of the journal are lost to damage");
     }
     record.log_start_offset = record.log_start_offset.min(end);
-    record.suspended |= !proved;
-    tracing::debug!(
-        partition = %record.id,
-        ownership = record.ownership,
-        drained_end = record.drained_end_offset,
-        end,
-        damaged = ?record.damaged,
-        suspended = record.suspended,
-        "a log was found"
-    );
+    let (ownership, drained_end) = (record.ownership, record.drained_end_offset);
+    tracing::debug!(partition = %record.id, ownership, drained_end, end, destroyed, suspended = record.suspended, "a log was found");
     RecoveredLog { record, pieces }
 }
 
@@ -461,3 +542,6 @@ fn behind(bytes: &Bytes, offset: i64) -> Bytes {
     let skipped: usize = batches(bytes).take_while(before).flatten().map(|batch| batch.total_size()).sum();
     bytes.slice(skipped..)
 }
+
+#[cfg(test)]
+mod tests;

@@ -211,6 +211,7 @@ impl Shard {
             journal: self.journal.id(),
             file_sequence: replay_from,
             last_sequence: self.journal.last_sequence(),
+            is_end: replay_from > self.journal.current_file_sequence(),
         };
         if all {
             checkpoint.write_snapshot(start, records.iter()).await?;

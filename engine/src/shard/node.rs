@@ -95,6 +95,8 @@ pub struct StartOf {
     image: Arc<MetadataImage>,
     journal: Option<RecoveredJournal>,
     logs: Vec<RecoveredLog>,
+    /// See [`Recovered::is_unproved`].
+    is_unproved: bool,
 }
 
 /// The mailboxes of a broker, one for each core.
@@ -427,7 +429,7 @@ impl Core {
             shard.add(&topic, log);
             shard.adopt(id, recovered.pieces).await;
         }
-        shard.apply_new(&start.image);
+        shard.apply_new(&start.image, start.is_unproved && !config.accept_loss);
         journal.idle_or(&self.0.failure).await;
         if self.0.failure.is_set() {
             return Err(io::Error::other("the disk failed while the logs were taken over"));
@@ -606,9 +608,10 @@ impl Core {
     /// Gives each shard its logs, and waits until all have taken them over; then old files are given up.
     async fn hand_out(&self, recovered: Recovered, image: &Arc<MetadataImage>) -> Result<(), StartError> {
         let shards = self.shards();
-        let Recovered { logs, mut journals, .. } = recovered;
+        let Recovered { logs, mut journals, is_unproved, .. } = recovered;
         let mut starts: Vec<StartOf> = (0..shards)
-            .map(|shard| StartOf { image: image.clone(), journal: journals.remove(&shard), logs: Vec::new() })
+            .map(|shard| (image.clone(), journals.remove(&shard)))
+            .map(|(image, journal)| StartOf { image, journal, logs: Vec::new(), is_unproved })
             .collect();
         for (id, log) in logs {
             if has_partition(image, id) {
@@ -772,13 +775,20 @@ impl Shard {
         act(&mut partitions.get(&id).expect("an adopted log has its partition").log.borrow_mut());
     }
 
-    /// Makes the partitions of the image that no journal knew.
-    fn apply_new(&self, image: &MetadataImage) {
+    /// Makes the partitions of the image that no journal knew. If journals hold groups of which nothing is known, these
+    /// may have been a partition's first: then it takes no produce until an operator accepts the loss.
+    fn apply_new(&self, image: &MetadataImage, suspended: bool) {
         for topic in image.topics.values() {
             for partition in 0..topic.partitions.len() as i32 {
                 let id = PartitionId { topic_id: topic.id, partition };
-                if owner(id, self.shards) == self.number {
+                let is_own = owner(id, self.shards) == self.number;
+                let is_known = self.partitions.borrow().contains_key(&id);
+                if is_own {
                     self.apply_partition(topic, id);
+                }
+                if is_own && !is_known && suspended {
+                    tracing::error!(partition = %id, "its records may be among those that are lost: no produce until the loss is accepted");
+                    self.with_log(id, Log::suspend);
                 }
             }
         }

@@ -153,10 +153,10 @@ impl Clients {
     }
 
     /// A client has learnt that these values are there.
-    pub(crate) fn note_known(&self, values: impl Iterator<Item = u64>) {
+    pub(crate) fn note_known(&self, values: impl Iterator<Item = u64>, crashes: u64) {
         let mut known = self.known.borrow_mut();
         for value in values {
-            known.entry(value).or_insert(self.crashes.get());
+            known.entry(value).or_insert(crashes);
         }
     }
 
@@ -224,7 +224,7 @@ async fn administrate(clients: Rc<Clients>, io: Io) {
     // A deletion whose answer was lost is asked for again: producers wait to hear whether their topic is gone.
     let is_done = || clients.is_stopping() && !clients.deleting.get();
     while !is_done() {
-        let Ok(mut connection) = Connection::open(&io, clients.address).await else {
+        let Ok(mut connection) = Connection::open(&io, &clients).await else {
             io.sleep(Duration::from_millis(20)).await;
             continue;
         };

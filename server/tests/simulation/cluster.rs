@@ -35,16 +35,17 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    pub(crate) fn new(seed: u64, faults: Faults, layout: Layout) -> Cluster {
+    /// `ready` tells, from here on, whether clients can connect.
+    pub(crate) fn new(seed: u64, faults: Faults, layout: Layout, ready: Rc<Cell<bool>>) -> Cluster {
         let world = World::new(seed, faults);
         let (broker, clients) = (world.add_node(), world.add_node());
         let address = SocketAddr::new(world.address(broker), PORT);
-        Cluster { world, broker, clients, address, layout, ready: Rc::default(), failures: Rc::default() }
+        Cluster { world, broker, clients, address, layout, ready, failures: Rc::default() }
     }
 
     /// Starts a life of the broker, with so many shards and one core for the metadata. As in its `main`, a core
-    /// that fails ends the process.
-    pub(crate) fn start(&self, shards: usize) {
+    /// that fails ends the process. `accept_loss` is the operator's word on logs whose end damage has made unsure.
+    pub(crate) fn start(&self, shards: usize, accept_loss: bool) {
         self.ready.set(false);
         let node = NodeConfig {
             data_dir: DATA_DIR.into(),
@@ -53,7 +54,7 @@ impl Cluster {
             journal_bytes: self.layout.journal_bytes * shards as u64,
             memory_bytes: self.layout.memory_bytes * shards as u64,
             settings: Settings::new(1, BTreeMap::new()).expect("defaults are valid"),
-            accept_loss: false,
+            accept_loss,
         };
         let mut mailboxes: Vec<_> = node_mailboxes(&node).into_iter().map(Some).collect();
         let config = Arc::new(BrokerConfig {

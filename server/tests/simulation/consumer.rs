@@ -53,7 +53,7 @@ pub(crate) async fn consume(clients: Rc<Clients>, io: Io, number: u64) {
     let chance = clients.chance(0x200 + number);
     let mut consumer = Consumer { clients, io, chance, followed: Vec::new() };
     while !consumer.clients.is_stopping() {
-        let Ok(mut connection) = Connection::open(&consumer.io, consumer.clients.address).await else {
+        let Ok(mut connection) = Connection::open(&consumer.io, &consumer.clients).await else {
             consumer.io.sleep(Duration::from_millis(20)).await;
             continue;
         };
@@ -197,16 +197,17 @@ pub(crate) async fn fetch(
                     && (if version < 13 { followed.name == *topic.topic } else { followed.topic == topic.topic_id })
             };
             let followed = followed.iter_mut().find(is_it).expect("an answer is to a question");
-            gave |= take(clients, followed, data);
+            gave |= take(clients, connection.crashes, followed, data);
         }
     }
     Ok(gave)
 }
 
 /// Takes one partition's part of an answer; whether there were records.
-fn take(clients: &Clients, followed: &mut Followed, data: &PartitionData<'_>) -> bool {
+fn take(clients: &Clients, crashes: u64, followed: &mut Followed, data: &PartitionData<'_>) -> bool {
     let place = place(followed.topic, followed.partition);
     let mut history = clients.history.borrow_mut();
+    tracing::trace!(%place, offset = followed.offset, error = ?error(data.error_code), hw = data.high_watermark, bytes = data.records.as_ref().map_or(0, |r| r.slices().map(|s| s.len()).sum::<usize>()), "take");
     match error(data.error_code) {
         ErrorCode::None => {}
         ErrorCode::CorruptMessage => {
@@ -241,7 +242,7 @@ fn take(clients: &Clients, followed: &mut Followed, data: &PartitionData<'_>) ->
         return false;
     }
     history.read(place, followed.offset, data.high_watermark, &records);
-    clients.note_known(records.iter().map(|(_, value)| *value));
+    clients.note_known(records.iter().map(|(_, value)| *value), crashes);
     if let Some((last, _)) = records.last() {
         if *last < followed.offset {
             history.broken(Rule::Gap, Some(place), format!("a read from {} gives what is before it", followed.offset));

@@ -14,8 +14,9 @@ use checker::Partition;
 use engine::io::sim::{FaultClass, NodeId, World};
 
 const BLOCK: usize = 4096;
-/// "CLJG", and the group's header: CRC at 8 over all from 12 on, total length at 12, incarnation at 40, length of
-/// the payload at 68, number of entries and of the previous group's at 72. Entries follow the payload.
+/// "CLJG", and the group's header: CRC at 8 over all from 12 on, total length at 12, incarnation at 40, sequence at
+/// 48, the last synced one at 56, length of the payload at 68, number of entries and of the previous group's at 72.
+/// Entries follow the payload.
 const GROUP_MAGIC: &[u8] = b"CLJG";
 const GROUP_HEADER: usize = 80;
 /// Kind, topic id at 1, partition at 17, ownership at 21, base offset at 29, end offset at 37.
@@ -35,8 +36,10 @@ struct Held {
 #[derive(Default)]
 struct Snapshot {
     held: BTreeMap<Partition, Vec<Held>>,
-    /// Whether damage hit the end of a journal, where nothing behind it says what was synced.
+    /// Whether damage hit the end of a journal, where nothing says what had been synced.
     ambiguous: bool,
+    /// Whether two neighbouring groups of a journal are damaged: nothing says what the first of them held.
+    unproved: bool,
 }
 
 /// All damage so far.
@@ -55,7 +58,8 @@ pub(crate) enum Excuse {
     Segment,
     /// The group that held it is damaged.
     Journal,
-    /// A journal's last group is damaged: it cannot be told from a torn one.
+    /// One of a journal's last groups is damaged, which cannot be told from a torn one; or two neighbours, so that
+    /// nobody knows what the first of them held.
     Tail,
 }
 
@@ -83,15 +87,30 @@ impl Ledger {
             return;
         }
         let mut snapshot = Snapshot::default();
+        let mut sequences: BTreeMap<PathBuf, BTreeSet<(u64, u64)>> = BTreeMap::new();
         for (path, _) in world.files(broker).into_iter().filter(|(path, _)| is_journal(path)) {
             let bytes = world.file_content(broker, &path).expect("it was just listed");
-            let groups = whole_groups(&bytes);
+            let ranges = damage.get(&path).map_or(&[][..], Vec::as_slice);
+            let mut groups = whole_groups(&bytes);
+            // Whole, but in another's place: nobody looks for it there.
+            groups.retain(|group| !ranges.iter().any(|range| range.start < group.end && group.start < range.end));
+            tracing::debug!(?path, ?ranges, "journal at crash {number}");
+            for group in &groups {
+                let held: Vec<_> = entries(&bytes, group).map(|(p, h)| format!("{p} {:?} o{} {}", h.offsets, h.ownership, h.whole)).collect();
+                tracing::trace!(start = group.start, incarnation = group.incarnation, seq = group.sequence, synced = group.synced_up_to, ?held);
+            }
             for (partition, held) in groups.iter().flat_map(|group| entries(&bytes, group)) {
                 snapshot.held.entry(partition).or_default().push(held);
             }
-            let ranges = damage.get(&path).map_or(&[][..], Vec::as_slice);
+            let journal = path.parent().expect("a journal file lies in its journal").to_owned();
+            let (file, incarnation) = use_of(&bytes);
+            let present = groups.iter().filter(|group| group.incarnation == incarnation);
+            sequences.entry(journal).or_default().extend(present.map(|group| (file, group.sequence)));
             snapshot.ambiguous |= ranges.iter().any(|range| is_at_end(&bytes, &groups, range));
         }
+        let lacks_two =
+            |of: &BTreeSet<(u64, u64)>| of.iter().zip(of.iter().skip(1)).any(|(one, next)| next.1 > one.1 + 2);
+        snapshot.unproved = sequences.values().any(lacks_two);
         self.snapshots.insert(number, snapshot);
     }
 
@@ -109,9 +128,10 @@ impl Ledger {
         !self.snapshots.is_empty() || self.is_segment_damaged(directory)
     }
 
-    /// Whether a journal's end was damaged at some crash.
+    /// Whether a log may have begun anew behind an earlier end: a journal's end was damaged at some crash, or groups of
+    /// which nothing is known and whose loss the operator has accepted.
     pub(crate) fn was_ambiguous(&self) -> bool {
-        self.snapshots.values().any(|snapshot| snapshot.ambiguous)
+        self.snapshots.values().any(|snapshot| snapshot.ambiguous || snapshot.unproved)
     }
 
     fn is_segment_damaged(&self, directory: &str) -> bool {
@@ -121,11 +141,18 @@ impl Ledger {
 
 impl Snapshot {
     fn excuse(&self, partition: Partition, offset: i64) -> Option<Excuse> {
-        let held = self.held.get(&partition).into_iter().flatten().filter(|held| held.offsets.contains(&offset));
-        let newest = held.map(|held| (held.ownership, held.whole)).max();
-        match newest {
-            Some((_, false)) => Some(Excuse::Journal),
-            _ => self.ambiguous.then_some(Excuse::Tail),
+        if self.ambiguous {
+            return Some(Excuse::Tail);
+        }
+        let held = self.held.get(&partition).map_or(&[][..], Vec::as_slice);
+        let newest = held.iter().map(|held| held.ownership).max();
+        let copies = || held.iter().filter(|held| Some(held.ownership) == newest && held.offsets.contains(&offset));
+        let is_whole = copies().any(|held| held.whole);
+        let is_named = copies().next().is_some();
+        match () {
+            _ if is_whole => None,
+            _ if self.unproved => Some(Excuse::Tail),
+            _ => is_named.then_some(Excuse::Journal),
         }
     }
 }
@@ -135,12 +162,15 @@ fn is_journal(path: &Path) -> bool {
 }
 
 struct Group {
-    start: usize,
+    start: u64,
+    end: u64,
     /// Where its entries begin, and how many there are; the previous group's follow.
     directory: usize,
     entries: usize,
     previous: usize,
     incarnation: u64,
+    sequence: u64,
+    synced_up_to: u64,
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -161,11 +191,14 @@ fn group_at(bytes: &[u8], start: usize) -> Option<Group> {
     let header = bytes.get(start..start + GROUP_HEADER)?;
     let checked = bytes.get(start + 12..start + u32_at(header, 12) as usize)?;
     (crc32c::crc32c(checked) == u32_at(header, 8)).then(|| Group {
-        start,
+        start: start as u64,
+        end: start as u64 + u64::from(u32_at(header, 12)),
         directory: start + GROUP_HEADER + u32_at(header, 68) as usize,
         entries: u32_at(header, 72) as usize,
         previous: u32_at(header, 76) as usize,
         incarnation: u64_at(header, 40),
+        sequence: u64_at(header, 48),
+        synced_up_to: u64_at(header, 56),
     })
 }
 
@@ -181,12 +214,19 @@ fn entries<'a>(bytes: &'a [u8], group: &Group) -> impl Iterator<Item = (Partitio
     })
 }
 
-/// Whether no whole group of the file's present use lies behind the damage. (A newer file could still prove
-/// it; that the engine must know, and a judge that asks for less than it could is no worse.)
+/// Whether no whole group behind the damage, of the file's present use, says that what is damaged had been synced: the
+/// last groups are written side by side. (A newer file could still prove it: then what was lost is told.)
 fn is_at_end(bytes: &[u8], groups: &[Group], damage: &Range<u64>) -> bool {
+    let (_, incarnation) = use_of(bytes);
+    let present = || groups.iter().filter(|group| group.incarnation == incarnation);
+    let before = present().filter(|group| group.end <= damage.start).map(|group| group.sequence).max();
+    let mut behind = present().filter(|group| group.start >= damage.end);
+    !behind.any(|group| before.is_none_or(|before| group.synced_up_to > before))
+}
+
+/// The sequence and the incarnation of a file's present use, as its header says.
+fn use_of(bytes: &[u8]) -> (u64, u64) {
     let copies = [bytes.get(..BLOCK), bytes.get(BLOCK..2 * BLOCK)];
     let header = copies.into_iter().flatten().find(|block| block.starts_with(FILE_MAGIC));
-    let incarnation = header.map(|block| u64_at(block, 32));
-    let behind = |group: &Group| group.start as u64 >= damage.end && Some(group.incarnation) == incarnation;
-    !groups.iter().any(behind)
+    header.map_or((0, 0), |block| (u64_at(block, 24), u64_at(block, 32)))
 }

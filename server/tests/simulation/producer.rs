@@ -62,7 +62,7 @@ pub(crate) async fn produce(clients: Rc<Clients>, io: Io, number: u64, idempoten
     let codec = *chance.pick(&[Codec::None, Codec::None, Codec::None, Codec::Lz4, Codec::Zstd]);
     let mut producer = Producer { clients, io, chance, idempotent, acks, codec, id: None, targets: Vec::new() };
     while !producer.is_done() {
-        let Ok(mut connection) = Connection::open(&producer.io, producer.clients.address).await else {
+        let Ok(mut connection) = Connection::open(&producer.io, &producer.clients).await else {
             producer.io.sleep(Duration::from_millis(20)).await;
             continue;
         };
@@ -114,7 +114,7 @@ impl Producer {
         for parts in &requests {
             let answer = connection.receive(ApiKey::Produce, version).await?;
             let response: ProduceResponse<'_> = answer.message();
-            self.note(parts, &response, &mut failed);
+            self.note(parts, &response, connection.crashes, &mut failed);
         }
         if failed.contains(&true) {
             self.io.sleep(Duration::from_millis(10)).await;
@@ -232,18 +232,25 @@ impl Producer {
         ProduceRequest { acks: self.acks, timeout_ms: 5_000, topic_data: topics, ..Default::default() }
     }
 
-    fn note(&mut self, parts: &Parts, response: &ProduceResponse<'_>, failed: &mut [bool]) {
+    fn note(&mut self, parts: &Parts, response: &ProduceResponse<'_>, crashes: u64, failed: &mut [bool]) {
         for (index, first) in parts {
             let target = &self.targets[*index];
             let (name, topic, partition) = (target.name.clone(), target.topic, target.partition);
             let answers = response.responses.iter().filter(|answer| *answer.name == *name || answer.topic_id == topic);
             let mut answers = answers.flat_map(|answer| &answer.partition_responses);
             let answer = answers.find(|answer| answer.index == partition).expect("each part has its answer");
-            self.note_part(*index, *first, answer, failed);
+            self.note_part(*index, *first, answer, crashes, failed);
         }
     }
 
-    fn note_part(&mut self, index: usize, first: u64, answer: &PartitionProduceResponse<'_>, failed: &mut [bool]) {
+    fn note_part(
+        &mut self,
+        index: usize,
+        first: u64,
+        answer: &PartitionProduceResponse<'_>,
+        crashes: u64,
+        failed: &mut [bool],
+    ) {
         let target = &mut self.targets[index];
         let partition = place(target.topic, target.partition);
         let Some(at) = target.unanswered.iter().position(|batch| batch.values.start == first) else { return };
@@ -253,7 +260,7 @@ impl Producer {
             ErrorCode::None => {
                 let batch = target.unanswered.remove(at).expect("just found");
                 history.acknowledged(partition, batch.values.clone(), answer.base_offset);
-                self.clients.note_known(batch.values);
+                self.clients.note_known(batch.values, crashes);
                 if answer.log_start_offset > 0 {
                     history.broken(Rule::WentBack, Some(partition), "a log start moved, and nobody moved it".into());
                 }

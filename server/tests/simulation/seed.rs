@@ -1,5 +1,6 @@
 //! One seed: several lives of a broker under load and faults, then peace, and judgement.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
@@ -49,7 +50,9 @@ enum End {
 pub(crate) fn live(seed: u64) -> Outcome {
     let mut chance = Chance::new(seed, 0);
     let damage = seed % 2 == 1;
-    let cluster = Cluster::new(seed, draw_faults(seed, &mut chance), draw_layout(&mut chance));
+    let ready = Rc::new(Cell::new(false));
+    let faults = draw_faults(seed, &mut chance, ready.clone());
+    let cluster = Cluster::new(seed, faults, draw_layout(&mut chance), ready);
     let load = draw_load(&mut chance);
     let clients = Clients::new(seed, load, cluster.address, damage);
     clients.start(&cluster.world.io(cluster.clients, 0));
@@ -61,13 +64,13 @@ pub(crate) fn live(seed: u64) -> Outcome {
 
 /// The simulator's swarm, in some seeds with rarer classes far more often: each of them ends a life, and a seed
 /// has few.
-fn draw_faults(seed: u64, chance: &mut Chance) -> Faults {
+fn draw_faults(seed: u64, chance: &mut Chance, ready: Rc<Cell<bool>>) -> Faults {
     let mut faults = Faults::swarm(seed, seed % 2 == 1);
     let mirror = *chance.pick(&["-a", "-b"]);
-    let more_damage = *chance.pick(&[1.0, 10.0, 40.0]);
+    let more_damage = *chance.pick(&[1.0, 5.0, 25.0]);
     faults.lost_write *= more_damage;
     faults.misdirected_write *= more_damage;
-    faults.damage_filter = Some(Rc::new(move |path: &Path| may_be_damaged(path, mirror)));
+    faults.damage_filter = Some(Rc::new(move |path: &Path| may_be_damaged(path, mirror, ready.get())));
     let more = *chance.pick(&[1.0, 1.0, 5.0, 20.0]);
     for rate in [
         &mut faults.read_error,
@@ -83,11 +86,18 @@ fn draw_faults(seed: u64, chance: &mut Chance) -> Faults {
     faults
 }
 
-/// What is kept twice is damaged in one of its copies: both together only say that the broker must not start.
-fn may_be_damaged(path: &Path, mirror: &str) -> bool {
+/// What is kept twice is damaged in one of its copies: both together only say that the broker must not start. Journals
+/// are damaged while the broker serves: the ledger looks at them when it has crashed, and would not see what strikes
+/// between that and their reading.
+fn may_be_damaged(path: &Path, mirror: &str, ready: bool) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let mirrored = name.starts_with("log-") || name.starts_with("checkpoint-");
-    if mirrored { name.trim_end_matches(".new").ends_with(mirror) } else { name.contains('.') }
+    let is_journal = name.ends_with(".journal");
+    if mirrored {
+        name.trim_end_matches(".new").ends_with(mirror)
+    } else {
+        name.contains('.') && (ready || !is_journal)
+    }
 }
 
 fn draw_layout(chance: &mut Chance) -> Layout {
@@ -145,8 +155,9 @@ impl Run {
     /// One life, with cores of its own.
     fn life(&mut self, end: End) {
         let shards = self.chance.between(1, 4) as usize;
-        tracing::info!(now = ?self.cluster.world.now(), shards, ?end, "--- a life");
-        self.cluster.start(shards);
+        let accept_loss = self.chance.one_in(4);
+        tracing::info!(now = ?self.cluster.world.now(), shards, accept_loss, ?end, "--- a life");
+        self.cluster.start(shards, accept_loss);
         self.starts += 1;
         match end {
             End::Steps(steps) => {
@@ -237,7 +248,7 @@ impl Run {
 
     fn start_in_peace(&mut self) -> bool {
         self.starts += 1;
-        self.cluster.start(self.chance.between(1, 4) as usize);
+        self.cluster.start(self.chance.between(1, 4) as usize, true);
         self.run_until(RECOVERY, |run| run.cluster.is_ready() || !run.cluster.is_running());
         let cluster = &self.cluster;
         if !cluster.is_ready() || !cluster.is_running() {
@@ -257,7 +268,7 @@ impl Run {
         let clients = self.clients.clone();
         clients.history.borrow_mut().begin_sweep();
         let topics = self.cluster.world.block_on(self.cluster.clients, move |io| async move {
-            let mut connection = Connection::open(&io, clients.address).await.ok()?;
+            let mut connection = Connection::open(&io, &clients).await.ok()?;
             let topics = list_topics(&mut connection).await.ok()?;
             for topic in &topics {
                 let partitions = 0..topic.partitions;

@@ -1,12 +1,13 @@
 //! A client's end of a connection: Kafka's frames over the simulated network, with patience that ends.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use engine::io::{Io, Stream};
 use engine::protocol::{ApiKey, Decoder, Message, Request, ResponseHeader, next_frame, request_frame};
 use futures_lite::future;
+
+use crate::clients::Clients;
 
 /// Longer than any request's own timeout: a broker that says nothing for so long has forgotten it.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -22,6 +23,8 @@ pub(crate) struct Connection {
     arrived: BytesMut,
     sent: i32,
     answered: i32,
+    /// How many crashes there had been when it was opened: what it brings was said before the next one.
+    pub(crate) crashes: u64,
 }
 
 /// An answer's frame, from which its message is read.
@@ -42,9 +45,10 @@ impl Answer {
 }
 
 impl Connection {
-    pub(crate) async fn open(io: &Io, address: SocketAddr) -> Result<Connection, Lost> {
+    pub(crate) async fn open(io: &Io, clients: &Clients) -> Result<Connection, Lost> {
+        let (address, crashes) = (clients.address, clients.crashes.get());
         let stream = io.connect(address).await.map_err(|_| Lost)?;
-        Ok(Connection { io: io.clone(), stream, arrived: BytesMut::new(), sent: 0, answered: 0 })
+        Ok(Connection { io: io.clone(), stream, arrived: BytesMut::new(), sent: 0, answered: 0, crashes })
     }
 
     /// Sends a request without waiting for its answer.

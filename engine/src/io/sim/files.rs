@@ -64,7 +64,7 @@ enum Target {
     Names(NameAction),
 }
 
-/// The files of a killed process that operations in flight keep open, and nothing else of the process does: what the
+/// The files of a process that has ended that operations in flight keep open, and nothing else of the process does: what the
 /// process's memory still names was closed with it.
 #[derive(Default)]
 struct Survivors(BTreeMap<*const OpenFile, Rc<OpenFile>>);
@@ -482,9 +482,7 @@ impl Sim {
         let (left, others): (Vec<_>, Vec<_>) =
             operations.into_iter().partition(|(_, operation)| operation.node == node);
         self.operations.borrow_mut().extend(others);
-        if crash.is_some() {
-            self.disks.borrow_mut()[node].release_locks();
-        }
+        self.disks.borrow_mut()[node].release_locks();
         let mut survivors = Survivors::default();
         for (id, operation) in left {
             let coin = self.disks.borrow_mut()[node].random.coin();
@@ -493,7 +491,7 @@ impl Sim {
                 // The kernel goes on with what it has, and closes the file only then.
                 Target::File(file, action) if goes_on => {
                     self.coverage.borrow_mut().add(FaultClass::KillInFlight, u64::from(crash.is_some()));
-                    let file = if crash.is_some() { survivors.adopt(&file, &self.disks.borrow()[node]) } else { file };
+                    let file = survivors.adopt(&file, &self.disks.borrow()[node]);
                     self.operations.borrow_mut().insert(id, DiskOperation { node, on: Target::File(file, action) });
                 }
                 // A process is not gone before its last system call is over.

@@ -42,7 +42,7 @@ broker_start "$(cores)" || give_up "the broker does not start"
 (word_count create) >>"$WORK/log" 2>&1 || give_up "the topics cannot be made"
 application_start
 # the input comes for as long as there are kills
-(word_count generate "$RECORDS" $((KILLS * 8 + 5))) >>"$WORK/log" 2>&1 & GENERATOR=$!
+(word_count generate "$RECORDS" $((KILLS * 6 + 5))) >>"$WORK/log" 2>&1 & GENERATOR=$!
 BEGAN=$SECONDS
 for ((i = 1; i <= KILLS; i++)); do
   # the application is killed where it processes, where it restores, or while the broker is away

@@ -192,16 +192,20 @@ async fn read_files(io: &Io, dir: &Path, contents: &[Contents], bytes_read: &mut
         match header.filter(|header| header.lineage.file_sequence >= needed_from) {
             Some(header) => {
                 let bytes = read_all(&file, bytes_read).await?;
-                files.push(JournalFile { name: entry.name, header, bytes, evidence: OnceCell::new() });
+                files.push((JournalFile { name: entry.name, header, bytes, evidence: OnceCell::new() }, file));
             }
             None => free.push((entry.name, file)),
         }
     }
+    let (mut files, doubles) = without_doubles(files);
+    free.extend(doubles);
     let lost = missing(&files, contents);
     let candidates = if lost.is_empty() { Vec::new() } else { std::mem::take(&mut free) };
     for (name, file) in candidates {
         let bytes = read_all(&file, bytes_read).await?;
-        match any_group(&bytes, |lineage| is_own(lineage) && lost.contains(&lineage.file_sequence)) {
+        let is_lost = |lineage: &Lineage| is_own(lineage) && lost.contains(&lineage.file_sequence);
+        let header = FileHeader::parse(&bytes).filter(|header| is_lost(&header.lineage));
+        match header.or_else(|| any_group(&bytes, is_lost)) {
             Some(header) => files.push(JournalFile { name, header, bytes, evidence: OnceCell::new() }),
             None => free.push((name, file)),
         }
@@ -210,6 +214,27 @@ async fn read_files(io: &Io, dir: &Path, contents: &[Contents], bytes_read: &mut
     let is_first_lost = missing(&files, contents).contains(&needed_from);
     let free = free.into_iter().map(|(name, _)| name).collect();
     Ok(Files { files, free, next_name, is_first_lost })
+}
+
+/// Of two files of one sequence the one with more of its groups: a misdirected write has put a group of it where the
+/// other's first should be, and so given that another name.
+fn without_doubles(mut files: Vec<(JournalFile, File)>) -> (Vec<JournalFile>, Vec<(String, File)>) {
+    let groups = |file: &JournalFile| groups_behind(file, FILE_GROUPS_START as usize, file.header.lineage).count();
+    let sequence = |file: &JournalFile| file.header.lineage.file_sequence;
+    let mut seen = BTreeMap::new();
+    files.iter().for_each(|(file, _)| *seen.entry(sequence(file)).or_insert(0) += 1);
+    files.sort_by_cached_key(|(file, _)| {
+        let is_double = seen[&sequence(file)] > 1;
+        (sequence(file), std::cmp::Reverse(if is_double { groups(file) } else { 0 }))
+    });
+    let (mut kept, mut doubles): (Vec<JournalFile>, _) = (Vec::new(), Vec::new());
+    for (file, open) in files {
+        match kept.last().is_some_and(|last| sequence(last) == sequence(&file)) {
+            true => doubles.push((file.name, open)),
+            false => kept.push(file),
+        }
+    }
+    (kept, doubles)
 }
 
 /// Everything in a file, which is on stable storage from now on.

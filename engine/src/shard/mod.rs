@@ -13,6 +13,7 @@ pub mod node;
 pub mod partition;
 pub mod purgatory;
 pub mod quorum;
+mod refusals;
 mod transactions;
 pub mod verification;
 
@@ -274,7 +275,7 @@ impl Shard {
     /// Judges and appends one batch; gives its answer and the offset that must be durable for it.
     async fn append(&self, produce: &Produce, part: &message::ProducePart) -> (Produced, Option<(PartitionId, i64)>) {
         if self.disk_full.get() || self.failure.is_set() || self.stopping.get() {
-            return (Produced::refused(ErrorCode::KafkaStorageError), None);
+            return (self.refuse_for_now(part, ErrorCode::KafkaStorageError), None);
         }
         let validated = {
             let partitions = self.partitions.borrow();
@@ -288,7 +289,7 @@ impl Shard {
             Err(refusal) => return (refusal, None),
         };
         if !self.journal.has_room(batch.batch.len()) && !self.wait_for_room(batch.batch.len(), produce.deadline).await {
-            return (Produced::refused(ErrorCode::RequestTimedOut), None);
+            return (self.refuse_for_now(part, ErrorCode::RequestTimedOut), None);
         }
         let mut partitions = self.partitions.borrow_mut();
         let Some(partition) = partitions.get_mut(&part.id) else {
@@ -299,6 +300,14 @@ impl Shard {
             Outcome::Appended(_, result) if produce.acks == 0 || partition.is_relaxed() => (result, None),
             Outcome::Appended(end, result) => (result, Some((part.id, end))),
         }
+    }
+
+    /// Refuses what its producer sends again when there is room.
+    fn refuse_for_now(&self, part: &message::ProducePart, error: ErrorCode) -> Produced {
+        if let Some(partition) = self.partitions.borrow_mut().get_mut(&part.id) {
+            partition.note_refused(part);
+        }
+        Produced::refused(error)
     }
 
     /// Waits until the journal has room; false if the request's time is over, or there is never going to be.

@@ -12,6 +12,7 @@ use super::message::{
     EpochEnded, Guard, ListedOffset, MarkerPart, ProducePart, Produced, ReadPart, Verification, VerifyTransaction,
 };
 use super::purgatory::{PendingAwait, PendingProduce};
+use super::refusals::Refusals;
 use super::verification::Verifications;
 use crate::controller::TopicConfig;
 use crate::controller::image::{PartitionState, Topic};
@@ -42,6 +43,7 @@ pub struct Partition {
     /// Readers, the end that each has seen, and whether it reads committed records alone.
     readers: Vec<(i64, bool, Rc<PendingAwait>)>,
     verifications: Verifications,
+    refusals: Refusals,
 }
 
 /// A batch that has been judged.
@@ -85,6 +87,7 @@ impl Partition {
             produces: VecDeque::new(),
             readers: Vec::new(),
             verifications: Verifications::default(),
+            refusals: Refusals::default(),
         };
         let index = partition.log.borrow().id.partition;
         partition.apply(topic, &topic.partitions[index as usize], largest_batch);
@@ -159,6 +162,13 @@ impl Partition {
         }
         let append = Append { origin: Origin::Client { produce_version: version }, now_ms, partition: &self.name };
         validate(&part.records, &self.rules, &append, scratch).map_err(|refusal| self.refused(refusal))
+    }
+
+    /// There is no room for the part now; its producer is going to send it again.
+    pub fn note_refused(&mut self, part: &ProducePart) {
+        if let Ok(batch) = BatchView::parse(&part.records) {
+            self.refusals.note(batch.producer_id(), batch.producer_epoch(), batch.base_sequence());
+        }
     }
 
     fn refused(&self, refusal: Rejected) -> Produced {
@@ -256,9 +266,13 @@ impl Partition {
             let refused = |error| Outcome::Answered(Produced { log_start_offset, ..Produced::refused(error) });
             match log.producers().check(&incoming) {
                 SequenceCheck::Append => {
+                    if !log.producers().knows(producer.id) && self.refusals.is_overtaking(&incoming) {
+                        return refused(ErrorCode::OutOfOrderSequenceNumber);
+                    }
                     if let Err(error) = self.check_transaction(&mut log, &incoming, guard) {
                         return refused(error);
                     }
+                    self.refusals.settled(producer.id);
                 }
                 SequenceCheck::Reject(error) => return refused(error),
                 SequenceCheck::Duplicate(original) => {

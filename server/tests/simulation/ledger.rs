@@ -21,7 +21,7 @@ const GROUP_MAGIC: &[u8] = b"CLJG";
 const GROUP_HEADER: usize = 80;
 /// Kind, topic id at 1, partition at 17, ownership at 21, base offset at 29, end offset at 37.
 const ENTRY: usize = 57;
-/// "CLJF", and the file's header: sequence at 24, incarnation at 32.
+/// "CLJF", and the file's header: sequence at 24, incarnation at 32, the last group before it at 40.
 const FILE_MAGIC: &[u8] = b"CLJF";
 
 /// That a group of this ownership held these offsets.
@@ -96,14 +96,22 @@ impl Ledger {
             groups.retain(|group| !ranges.iter().any(|range| range.start < group.end && group.start < range.end));
             tracing::debug!(?path, ?ranges, "journal at crash {number}");
             for group in &groups {
-                let held: Vec<_> = entries(&bytes, group).map(|(p, h)| format!("{p} {:?} o{} {}", h.offsets, h.ownership, h.whole)).collect();
-                tracing::trace!(start = group.start, incarnation = group.incarnation, seq = group.sequence, synced = group.synced_up_to, ?held);
+                let held: Vec<_> = entries(&bytes, group)
+                    .map(|(p, h)| format!("{p} {:?} o{} {}", h.offsets, h.ownership, h.whole))
+                    .collect();
+                tracing::trace!(
+                    start = group.start,
+                    incarnation = group.incarnation,
+                    seq = group.sequence,
+                    synced = group.synced_up_to,
+                    ?held
+                );
             }
             for (partition, held) in groups.iter().flat_map(|group| entries(&bytes, group)) {
                 snapshot.held.entry(partition).or_default().push(held);
             }
             let journal = path.parent().expect("a journal file lies in its journal").to_owned();
-            let (file, incarnation) = use_of(&bytes);
+            let Use { file, incarnation, .. } = use_of(&bytes);
             let present = groups.iter().filter(|group| group.incarnation == incarnation);
             sequences.entry(journal).or_default().extend(present.map(|group| (file, group.sequence)));
             snapshot.ambiguous |= ranges.iter().any(|range| is_at_end(&bytes, &groups, range));
@@ -149,10 +157,9 @@ impl Snapshot {
         let copies = || held.iter().filter(|held| Some(held.ownership) == newest && held.offsets.contains(&offset));
         let is_whole = copies().any(|held| held.whole);
         let is_named = copies().next().is_some();
-        match () {
-            _ if is_whole => None,
-            _ if self.unproved => Some(Excuse::Tail),
-            _ => is_named.then_some(Excuse::Journal),
+        match self.unproved {
+            true => Some(Excuse::Tail),
+            false => (!is_whole && is_named).then_some(Excuse::Journal),
         }
     }
 }
@@ -217,16 +224,28 @@ fn entries<'a>(bytes: &'a [u8], group: &Group) -> impl Iterator<Item = (Partitio
 /// Whether no whole group behind the damage, of the file's present use, says that what is damaged had been synced: the
 /// last groups are written side by side. (A newer file could still prove it: then what was lost is told.)
 fn is_at_end(bytes: &[u8], groups: &[Group], damage: &Range<u64>) -> bool {
-    let (_, incarnation) = use_of(bytes);
+    let Use { incarnation, last_sequence, .. } = use_of(bytes);
     let present = || groups.iter().filter(|group| group.incarnation == incarnation);
     let before = present().filter(|group| group.end <= damage.start).map(|group| group.sequence).max();
+    let before = before.unwrap_or(last_sequence);
     let mut behind = present().filter(|group| group.start >= damage.end);
-    !behind.any(|group| before.is_none_or(|before| group.synced_up_to > before))
+    !behind.any(|group| group.synced_up_to > before)
 }
 
-/// The sequence and the incarnation of a file's present use, as its header says.
-fn use_of(bytes: &[u8]) -> (u64, u64) {
+/// What a file is used for at present.
+#[derive(Default)]
+struct Use {
+    file: u64,
+    incarnation: u64,
+    /// The last group before it.
+    last_sequence: u64,
+}
+
+/// As its header says.
+fn use_of(bytes: &[u8]) -> Use {
     let copies = [bytes.get(..BLOCK), bytes.get(BLOCK..2 * BLOCK)];
     let header = copies.into_iter().flatten().find(|block| block.starts_with(FILE_MAGIC));
-    header.map_or((0, 0), |block| (u64_at(block, 24), u64_at(block, 32)))
+    let read =
+        |block| Use { file: u64_at(block, 24), incarnation: u64_at(block, 32), last_sequence: u64_at(block, 40) };
+    header.map_or_else(Use::default, read)
 }

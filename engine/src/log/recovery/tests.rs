@@ -189,3 +189,32 @@ fn a_file_that_must_be_there_and_is_not_is_missed() {
     assert_eq!(missing(&[], &[contents(4, true)]), [], "a clean stop begins none");
     assert_eq!(missing(&[], &[]), [], "a journal without a checkpoint has acknowledged nothing");
 }
+
+#[test]
+fn a_group_in_the_first_place_of_another_file_does_not_make_that_file_its_own() {
+    let mut real = Writer::new(5, None);
+    let first = real.group(0, &[entry(1, 0, 10)]);
+    let stray = real.group(1, &[entry(1, 10, 20)]);
+    real.group(2, &[entry(1, 20, 30)]);
+    // What was meant for the second place of the one is in the first place of the other, a free one.
+    let mut bytes = Writer::new(2, Some(&first)).file(&[]).bytes.to_vec();
+    bytes.truncate(FILE_GROUPS_START as usize);
+    bytes.extend_from_slice(&stray.bytes);
+    let bytes = Bytes::from(bytes);
+    let header = header_of(&bytes).expect("a header");
+    assert_eq!(header.lineage.file_sequence, 5, "so it looks at first");
+    let world = World::new(1, Faults::none());
+    let node = world.add_node();
+    let files = vec![JournalFile { header, bytes, ..real.file(&[]) }, real.file(&[2])];
+    let (kept, doubles) = world.block_on(node, async move |io: Io| {
+        let mut open = Vec::new();
+        for (index, file) in files.into_iter().enumerate() {
+            let handle = io.open(Path::new(&format!("/{index}")), OpenMode::Create).await.expect("a new file");
+            open.push((file, handle));
+        }
+        let (kept, doubles) = without_doubles(open);
+        (kept, doubles.len())
+    });
+    assert_eq!((kept.len(), doubles), (1, 1));
+    assert_eq!(kept[0].header.last_sequence, 0, "the one with two whole groups, not the one with one");
+}

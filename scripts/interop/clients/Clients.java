@@ -536,7 +536,14 @@ public final class Clients {
         admin.createTopics(List.of(new NewTopic(topic, partitions, (short) 1))).all().get();
         Map<TopicPartition, OffsetSpec> all = new TreeMap<>(java.util.Comparator.comparing(TopicPartition::partition));
         IntStream.range(0, partitions).forEach(p -> all.put(new TopicPartition(topic, p), OffsetSpec.latest()));
-        admin.listOffsets(all).all().get();
+        // a broker may answer a little earlier than it leads
+        eventually("there are leaders", () -> {
+            try {
+                return admin.listOffsets(all).all().get().size() == partitions;
+            } catch (ExecutionException e) {
+                return false;
+            }
+        });
         return topic;
     }
 

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use super::identity;
@@ -108,8 +108,8 @@ pub fn node_mailboxes(config: &NodeConfig) -> Vec<Mailbox<Message>> {
 pub enum ReplyTo {
     /// To a task of this core.
     Local(local::Sender<Reply>),
-    /// To another core's token.
-    Remote(Core, usize, u64),
+    /// To another core's token, by this core, which is gone when the broker is.
+    Remote(Weak<CoreState>, usize, u64),
 }
 
 impl ReplyTo {
@@ -117,12 +117,17 @@ impl ReplyTo {
     pub fn send(self, reply: Reply) {
         match self {
             ReplyTo::Local(sender) => sender.send(reply),
-            ReplyTo::Remote(core, to, token) => core.0.mailbox.send(&core.0.io, to, Message::Reply(token, reply)),
+            ReplyTo::Remote(core, to, token) => {
+                if let Some(core) = core.upgrade() {
+                    core.mailbox.send(&core.io, to, Message::Reply(token, reply));
+                }
+            }
         }
     }
 }
 
-struct CoreState {
+/// What a core is made of.
+pub struct CoreState {
     io: Io,
     mailbox: Mailbox<Message>,
     config: Arc<NodeConfig>,
@@ -275,7 +280,7 @@ impl Core {
                 self.note_image(&request);
                 let shard = self.0.shard.borrow().clone();
                 match shard {
-                    Some(shard) => shard.handle(request, ReplyTo::Remote(self.clone(), from, token)),
+                    Some(shard) => shard.handle(request, ReplyTo::Remote(Rc::downgrade(&self.0), from, token)),
                     // The metadata core only follows the image.
                     None => self.send(from, Message::Reply(token, Reply::Apply)),
                 }

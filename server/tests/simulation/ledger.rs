@@ -111,9 +111,10 @@ impl Ledger {
                 snapshot.held.entry(partition).or_default().push(held);
             }
             let journal = path.parent().expect("a journal file lies in its journal").to_owned();
-            let Use { file, incarnation, .. } = use_of(&bytes);
+            let Use { file, incarnation, last_sequence } = use_of(&bytes);
             let present = groups.iter().filter(|group| group.incarnation == incarnation);
-            sequences.entry(journal).or_default().extend(present.map(|group| (file, group.sequence)));
+            let of_file = present.map(|group| (file, group.sequence)).chain([(file, last_sequence)]);
+            sequences.entry(journal).or_default().extend(of_file);
             snapshot.ambiguous |= ranges.iter().any(|range| is_at_end(&bytes, &groups, range));
         }
         let lacks_two =
@@ -123,12 +124,18 @@ impl Ledger {
     }
 
     /// Why the record at this offset, of which a client knew after `since` crashes, may be gone; `None` if nothing
-    /// excuses it. `directory` is the name of its partition's.
-    pub(crate) fn excuse(&self, partition: Partition, directory: &str, offset: i64, since: u64) -> Option<Excuse> {
-        if self.is_segment_damaged(directory) {
-            return Some(Excuse::Segment);
-        }
-        self.snapshots.range(since..).find_map(|(_, snapshot)| snapshot.excuse(partition, offset))
+    /// excuses it. `directory` is the name of its partition's. Where clients were not `told` only a [`Excuse::Tail`] does.
+    pub(crate) fn excuse(
+        &self,
+        partition: Partition,
+        directory: &str,
+        offset: i64,
+        since: u64,
+        told: bool,
+    ) -> Option<Excuse> {
+        let in_segment = self.is_segment_damaged(directory).then_some(Excuse::Segment);
+        let in_journal = self.snapshots.range(since..).filter_map(|(_, snapshot)| snapshot.excuse(partition, offset));
+        in_segment.into_iter().chain(in_journal).find(|excuse| told || *excuse == Excuse::Tail)
     }
 
     /// Whether anything that this partition's records were ever in was damaged.
@@ -142,7 +149,8 @@ impl Ledger {
         self.snapshots.values().any(|snapshot| snapshot.ambiguous || snapshot.unproved)
     }
 
-    fn is_segment_damaged(&self, directory: &str) -> bool {
+    /// Whether a segment or an index of the partition of this directory is, or was, damaged.
+    pub(crate) fn is_segment_damaged(&self, directory: &str) -> bool {
         self.paths.iter().any(|path| path.parent().is_some_and(|parent| parent.ends_with(directory)))
     }
 }

@@ -309,15 +309,19 @@ impl Run {
     fn excuse(&self, violation: &Violation) -> Option<Excuse> {
         let partition = violation.partition?;
         let directory = self.clients.directory(partition);
-        let of_value =
-            |value| self.ledger.excuse(partition, &directory, violation.offset, self.clients.known_since(value));
-        let told = violation.what.ends_with("CORRUPT_MESSAGE");
+        let told = violation.what.ends_with("CORRUPT_MESSAGE") || violation.what.ends_with("CORRUPT_MESSAGE was");
+        let of_value = |value| {
+            let since = self.clients.known_since(value);
+            self.ledger.excuse(partition, &directory, violation.offset, since, told)
+        };
         match (violation.rule, violation.value) {
             // A loss is told, unless it cannot be told from what was never durable.
-            (Rule::Lost, Some(value)) => of_value(value).filter(|excuse| told || *excuse == Excuse::Tail),
+            (Rule::Lost, Some(value)) => of_value(value),
             (Rule::Corrupt, Some(value)) if told => of_value(value),
             // A record of which no client knew.
             (Rule::Corrupt, None) if told => self.ledger.is_touched(&directory).then_some(Excuse::Journal),
+            // An unsealed segment's last block is written again with the next batch, and so made whole.
+            (Rule::Changed, _) if told && self.ledger.is_segment_damaged(&directory) => Some(Excuse::Segment),
             // What came behind a journal's damaged end is as if it had never been.
             (Rule::Changed | Rule::WentBack, _) => self.ledger.was_ambiguous().then_some(Excuse::Tail),
             // The producer's state went with the record.

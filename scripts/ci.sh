@@ -31,6 +31,9 @@ step flush-count optional scripts/flush-count.sh
 step bad-disk optional scripts/bad-disk.sh
 step fuzz optional scripts/fuzz.sh "${CI_FUZZ_SECONDS:-60}"
 if [ -f deny.toml ] && [ "${CI_DENY:-1}" = 1 ]; then step deny optional deny; else echo "=== deny: skipped, $([ -f deny.toml ] && echo "CI_DENY=${CI_DENY:-}" || echo "there is no deny.toml")"; fi
-if [[ " ${failed[*]} " != *" build "* ]]; then step interop timeout 1200 scripts/interop/run.sh; fi
+if [[ " ${failed[*]} " != *" build "* ]]; then
+  step kill-streams timeout 900 env RECORDS=40000 KILLS=3 scripts/kill-streams.sh
+  step interop timeout 1500 scripts/interop/run.sh
+fi
 for name in "${failed[@]}"; do echo "ci: FAILED: $name"; done
 [ ${#failed[@]} = 0 ]

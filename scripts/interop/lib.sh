@@ -36,16 +36,16 @@ need() {
   echo "installing $2"
   apt_update && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$2" >>"$WORK/log" 2>&1
 }
-# jars: Kafka's tools through Maven, and Tools.java compiled against them; kept in $CACHE as long as neither changes
+# jars: Kafka's tools through Maven, and the Java programs compiled against them; kept in $CACHE as long as neither changes
 jars() {
   local here stamp; here=$(dirname "${BASH_SOURCE[0]}")
-  stamp=$(cat "$here/pom.xml" "$here/Tools.java" | sha256sum | cut -c1-16)
+  stamp=$(cat "$here/pom.xml" "$here/Tools.java" "$here/clients/Clients.java" | sha256sum | cut -c1-16)
   LIBS=$CACHE/jars-$stamp
   [ -f "$LIBS/.complete" ] && return 0
   rm -rf "$LIBS"; mkdir -p "$LIBS"
   echo "fetching Kafka's tools through Maven"
   mvn -q -B -f "$here/pom.xml" dependency:copy-dependencies -DoutputDirectory="$LIBS" >>"$WORK/log" 2>&1 || return 1
-  javac -d "$LIBS" -cp "$LIBS/*" "$here/Tools.java" && touch "$LIBS/.complete"
+  javac -d "$LIBS" -cp "$LIBS/*" "$here/Tools.java" "$here/clients/Clients.java" && touch "$LIBS/.complete"
 }
 
 # --- Kafka's tools -------------------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 #   scripts/interop/run.sh [HOST:PORT]
 # Without HOST:PORT it starts this repository's broker (release build if there is one, else debug) on a free port with
 # a temporary data directory, and then also kills it with SIGKILL, restarts it and reads everything again.
-# Installs what it needs (kcat and a JDK through apt, Kafka's tools through Maven) unless it is there.
+# Installs what it needs (kcat, a JDK, Node.js and Go through apt, the clients through their languages' registries)
+# unless it is there.
 # The last line is "N passed, N failed, N skipped"; the status is non-zero if anything failed.
 #   INTEROP_LINES     size of the corpus: a number of lines (200000), or all
 #   INTEROP_ONLY      extended regex: run only the checks whose names match
@@ -17,7 +18,7 @@ export LC_ALL=C.UTF-8
 HERE=$(cd "$(dirname "$0")" && pwd); ROOT=$(cd "$HERE/../.." && pwd)
 CACHE=${INTEROP_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/corelog-interop}
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/corelog-interop.XXXXXX"); RUN=$(basename "$WORK" | cut -d. -f2)
-. "$HERE/lib.sh"; . "$HERE/real_input.sh"; . "$HERE/kcat.sh"; . "$HERE/tools.sh"
+. "$HERE/lib.sh"; . "$HERE/real_input.sh"; . "$HERE/kcat.sh"; . "$HERE/tools.sh"; . "$HERE/clients.sh"
 finish() { local rc=$?; tools_stop; broker_kill; if [ $rc = 0 ]; then rm -rf "$WORK"; else echo "left for inspection: $WORK" >&2; fi; }
 trap finish EXIT
 give_up() { echo "FAIL  $*"; tail -n 15 "$WORK/log" 2>/dev/null; FAILED=$((FAILED + 1)); tally; exit 1; }
@@ -43,6 +44,7 @@ tools_start
 
 kcat_checks
 tools_checks
+clients_checks
 real_input
 if [ -n "$OWN_BROKER" ]; then
   case ${INTEROP_RESTART_CORES:-} in

@@ -120,6 +120,22 @@ const DEFAULT_LISTEN: &str = "127.0.0.1:9092";
 /// The largest configuration file that is read, in bytes.
 const LARGEST_FILE: u64 = 1 << 20;
 
+impl Settings {
+    /// The static level of this broker's configs: the settings, and what flags stand for under Kafka's names.
+    pub fn static_configs(&self) -> BTreeMap<String, String> {
+        let (host, port) = &self.advertise;
+        let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+        let of_flags = [
+            ("advertised.listeners", format!("PLAINTEXT://{host}:{port}")),
+            ("listeners", format!("PLAINTEXT://{}", self.listen)),
+            ("log.dirs", self.data_dir.display().to_string()),
+        ];
+        let mut configs = self.broker_configs.clone();
+        configs.extend(of_flags.map(|(name, value)| (name.to_owned(), value)));
+        configs
+    }
+}
+
 impl Cli {
     /// What the command line says, after the file it names has been read.
     ///
@@ -327,7 +343,9 @@ mod tests {
         assert!(refused(&["--set", "num.partitions"]).contains("KEY=VALUE"));
         let open = ["--listen", "0.0.0.0:9092", "--insecure", "--advertise", "b1:9093"];
         assert_eq!(settings(&open, None).expect("accepted").advertise, ("b1".to_owned(), 9093));
-        assert_eq!(settings(&["--listen", "[::1]:0"], None).expect("loopback").advertise, ("::1".to_owned(), 0));
+        let v6 = settings(&["--listen", "[::1]:0"], None).expect("loopback");
+        assert_eq!(v6.advertise, ("::1".to_owned(), 0));
+        assert_eq!(v6.static_configs()["advertised.listeners"], "PLAINTEXT://[::1]:0");
     }
 
     #[test]

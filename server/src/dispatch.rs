@@ -59,6 +59,7 @@ pub const SERVED: &[ApiKey] = &[
     ApiKey::AlterConfigs,
     ApiKey::AlterReplicaLogDirs,
     ApiKey::DescribeLogDirs,
+    ApiKey::SaslAuthenticate,
     ApiKey::CreatePartitions,
     ApiKey::CreateDelegationToken,
     ApiKey::RenewDelegationToken,
@@ -97,6 +98,8 @@ pub const SERVED: &[ApiKey] = &[
     ApiKey::DescribeShareGroupOffsets,
     ApiKey::AlterShareGroupOffsets,
     ApiKey::DeleteShareGroupOffsets,
+    ApiKey::AddRaftVoter,
+    ApiKey::RemoveRaftVoter,
 ];
 
 /// What may run beside a request of the same connection.
@@ -354,6 +357,7 @@ async fn serve(broker: &Rc<Broker>, connection: &Rc<Connection>, call: &Call) ->
         ApiKey::DescribeCluster => handlers::metadata::describe_cluster(broker, call),
         ApiKey::DescribeTopicPartitions => handlers::metadata::describe_topic_partitions(broker, call),
         ApiKey::SaslHandshake => handlers::api_versions::sasl_handshake(call),
+        ApiKey::SaslAuthenticate => handlers::api_versions::sasl_authenticate(call),
         ApiKey::ApiVersions => handlers::api_versions::api_versions(broker, call),
         ApiKey::CreateTopics => handlers::topics::create(broker, call).await,
         ApiKey::DeleteTopics => handlers::topics::delete(broker, call).await,
@@ -369,7 +373,9 @@ async fn serve(broker: &Rc<Broker>, connection: &Rc<Connection>, call: &Call) ->
         ApiKey::ElectLeaders => handlers::cluster::elect_leaders(broker, call),
         ApiKey::AlterPartitionReassignments => handlers::cluster::alter_reassignments(broker, call),
         ApiKey::ListPartitionReassignments => handlers::cluster::list_reassignments(broker, call),
-        ApiKey::DescribeQuorum => handlers::cluster::describe_quorum(broker, call),
+        ApiKey::DescribeQuorum => handlers::quorum::describe(broker, call),
+        ApiKey::AddRaftVoter => handlers::quorum::add_voter(broker, call),
+        ApiKey::RemoveRaftVoter => handlers::quorum::remove_voter(broker, call),
         ApiKey::UpdateFeatures => handlers::cluster::update_features(broker, call).await,
         ApiKey::UnregisterBroker => handlers::cluster::unregister_broker(broker, call),
         ApiKey::DescribeAcls => handlers::acls::describe(broker, call),

@@ -68,7 +68,7 @@ fn broker_config(settings: &Settings, plan: &CorePlan) -> Result<Arc<BrokerConfi
         shards: plan.shards.len(),
         journal_bytes: settings.journal_bytes.unwrap_or(JOURNAL_PER_SHARD * shards).max(SMALLEST_JOURNAL * shards),
         memory_bytes: settings.memory_bytes.unwrap_or_else(|| half_of_memory().min(MEMORY_PER_SHARD * shards)),
-        settings: BrokerSettings::new(settings.node_id, settings.broker_configs.clone())?,
+        settings: BrokerSettings::new(settings.node_id, settings.static_configs())?,
         accept_loss: settings.accept_loss,
     };
     let (advertised_host, advertised_port) = settings.advertise.clone();

@@ -9,6 +9,7 @@ use engine::controller::broker_configs::STANDARD_AUTHORIZER;
 use engine::protocol::ErrorCode as E;
 use engine::protocol::messages::add_offsets_to_txn::AddOffsetsToTxnRequest;
 use engine::protocol::messages::add_partitions_to_txn::{AddPartitionsToTxnRequest, AddPartitionsToTxnTopic};
+use engine::protocol::messages::add_raft_voter::AddRaftVoterRequest;
 use engine::protocol::messages::alter_client_quotas::{
     AlterClientQuotasRequest, OpData, RequestEntityData, RequestEntryData,
 };
@@ -33,6 +34,7 @@ use engine::protocol::messages::delete_records::{DeleteRecordsPartition, DeleteR
 use engine::protocol::messages::delete_topics::{DeleteTopicState, DeleteTopicsRequest};
 use engine::protocol::messages::describe_acls::DescribeAclsRequest;
 use engine::protocol::messages::describe_client_quotas::DescribeClientQuotasRequest;
+use engine::protocol::messages::describe_cluster::DescribeClusterRequest;
 use engine::protocol::messages::describe_configs::{DescribeConfigsRequest, DescribeConfigsResource};
 use engine::protocol::messages::describe_groups::DescribeGroupsRequest;
 use engine::protocol::messages::describe_log_dirs::DescribeLogDirsRequest;
@@ -62,6 +64,8 @@ use engine::protocol::messages::offset_commit::{
 use engine::protocol::messages::offset_delete::OffsetDeleteRequest;
 use engine::protocol::messages::offset_fetch::OffsetFetchRequest;
 use engine::protocol::messages::produce::{PartitionProduceData, ProduceRequest, TopicProduceData};
+use engine::protocol::messages::remove_raft_voter::RemoveRaftVoterRequest;
+use engine::protocol::messages::sasl_authenticate::SaslAuthenticateRequest;
 use engine::protocol::messages::sync_group::SyncGroupRequest;
 use engine::protocol::messages::unregister_broker::UnregisterBrokerRequest;
 use engine::protocol::messages::update_features::{FeatureUpdateKey, UpdateFeaturesRequest};
@@ -275,6 +279,20 @@ fn a_cluster_of_one_answers_as_kafka_does() {
         let gone = client.ask(&UnregisterBrokerRequest { broker_id: 77 }, 0).await;
         assert_eq!(gone.error_code, E::BrokerIdNotRegistered.code());
         assert_eq!(gone.error_message.as_deref(), Some("Broker ID 77 is not currently registered"));
+        let cluster = client.ask(&DescribeClusterRequest::default(), 0).await.cluster_id;
+        for (cluster_id, voter_id, error) in [
+            ("other", 1, E::InconsistentClusterId),
+            (&*cluster, 1, E::DuplicateVoter),
+            (&*cluster, 2, E::InvalidRequest),
+        ] {
+            let cluster_id = Some(cluster_id.into());
+            let added = client.ask(&AddRaftVoterRequest { cluster_id, voter_id, ..Default::default() }, 0).await;
+            assert_eq!(added.error_code, error.code(), "{voter_id}");
+        }
+        let removed = client.ask(&RemoveRaftVoterRequest { voter_id: 1, ..Default::default() }, 0).await;
+        assert_eq!(removed.error_code, E::VoterNotFound.code());
+        let sasl = client.ask(&SaslAuthenticateRequest::default(), 2).await;
+        assert_eq!(sasl.error_code, E::IllegalSaslState.code());
         let token = client.ask(&CreateDelegationTokenRequest::default(), 3).await;
         assert_eq!(token.error_code, E::DelegationTokenRequestNotAllowed.code());
         let acls = client.ask(&any_acl(), 3).await;

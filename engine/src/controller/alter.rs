@@ -153,12 +153,15 @@ impl<'a> Target<'a> {
         Ok(Target { kind: Kind::Resource(kind, name.to_owned()), current, broker })
     }
 
-    /// A broker's configs must be known and such that a running broker can take them.
+    /// A broker's configs must be such that a running broker can take them.
     fn check_dynamic<'n>(&self, names: impl Iterator<Item = &'n str>) -> Result<(), Refusal> {
         if !matches!(self.kind, Kind::Broker(_)) {
             return Ok(());
         }
-        let is_dynamic = |name: &str| broker_configs::find(name).is_some_and(|def| def.update == Update::Dynamic);
+        let is_dynamic = |name: &str| {
+            broker_configs::find(name)
+                .map_or_else(|| broker_configs::is_custom(name), |def| def.update == Update::Dynamic)
+        };
         let fixed: Vec<_> = names.filter(|name| !is_dynamic(name)).collect();
         if fixed.is_empty() {
             return Ok(());
@@ -173,7 +176,7 @@ impl<'a> Target<'a> {
             Kind::Topic(_) => topic_configs::check(configs).map_err(invalid_config),
             Kind::Resource(kind, _) => resource_configs::check(*kind, configs, &self.broker).map_err(invalid_config),
             Kind::Broker(_) => {
-                broker_configs::check(configs).map_err(|why| Refusal::new(ErrorCode::InvalidRequest, why))
+                broker_configs::check_dynamic(configs).map_err(|why| Refusal::new(ErrorCode::InvalidRequest, why))
             }
         }
     }

@@ -2,9 +2,10 @@
 //!
 //! Reads an image; changes nothing. A secret's value is never in an entry.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::broker_configs::{self, BROKER_CONFIGS, BrokerValues, ConfigSource, Settings, Update};
+use super::broker_configs::{self, BROKER_CONFIGS, BrokerValues, ConfigSource, Level, Settings, Update};
 use super::configs::{self, ConfigDef, ConfigType, Valid};
 use super::image::MetadataImage;
 use super::request::{ConfigResource, Refusal};
@@ -16,7 +17,7 @@ use crate::protocol::ErrorCode;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigEntry {
     /// Kafka's name.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// The value in force; `None` if there is none or it is a secret.
     pub value: Option<String>,
     /// Where it comes from.
@@ -35,7 +36,7 @@ pub struct ConfigEntry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigSynonym {
     /// The name under which it is set.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// The value as set; `None` if it is a secret.
     pub value: Option<String>,
     /// Where it is set.
@@ -91,7 +92,7 @@ fn client_metrics_entries(image: &MetadataImage, name: &str) -> Vec<ConfigEntry>
         let name = def.config.name;
         let value = resource_configs::resolve(def, &own, &BrokerValues::default());
         let set = own.get(name).map(|value| ConfigSynonym {
-            name,
+            name: name.into(),
             value: Some(value.clone()),
             source: ConfigSource::ClientMetrics,
         });
@@ -112,15 +113,11 @@ fn logger_entries() -> Vec<ConfigEntry> {
 fn group_entries(own: &BTreeMap<String, String>, broker: &BrokerValues<'_>) -> Vec<ConfigEntry> {
     let entries = ResourceKind::Group.configs().iter().map(|def| {
         let name = def.config.name;
-        let mut synonyms = Vec::new();
-        if let Some(value) = own.get(name) {
-            synonyms.push(ConfigSynonym { name, value: Some(value.clone()), source: ConfigSource::Group });
-        }
-        if let Some([inherited, ..]) = def.broker {
-            push_broker_synonyms(&mut synonyms, &[inherited], broker);
-        }
         let value = resource_configs::resolve(def, own, broker);
-        entry(&def.config, Some(value), synonyms, Update::Dynamic)
+        // The broker's value passes for the default, and under the group's name.
+        let source = if own.contains_key(name) { ConfigSource::Group } else { ConfigSource::Default };
+        let synonym = ConfigSynonym { name: name.into(), value: Some(value.clone()), source };
+        entry(&def.config, Some(value), vec![synonym], Update::Dynamic)
     });
     entries.collect()
 }
@@ -152,7 +149,8 @@ fn topic_entry(def: &TopicConfigDef, own: &BTreeMap<String, String>, broker: &Br
     let name = def.config.name;
     let mut synonyms = Vec::new();
     if let Some(value) = own.get(name) {
-        synonyms.push(ConfigSynonym { name, value: Some(value.clone()), source: ConfigSource::DynamicTopic });
+        let source = ConfigSource::DynamicTopic;
+        synonyms.push(ConfigSynonym { name: name.into(), value: Some(value.clone()), source });
     }
     let names: Vec<_> = def.synonyms.iter().map(|synonym| synonym.name).collect();
     push_broker_synonyms(&mut synonyms, &names, broker);
@@ -164,13 +162,15 @@ fn push_broker_synonyms(synonyms: &mut Vec<ConfigSynonym>, names: &[&'static str
     for level in broker.levels() {
         for &name in names {
             if let Some(value) = level.values.get(name) {
-                synonyms.push(ConfigSynonym { name, value: Some(value.clone()), source: level.source });
+                let value = Some(value.clone());
+                synonyms.push(ConfigSynonym { name: name.into(), value, source: level.source });
             }
         }
     }
     let default = names.first().and_then(|name| broker_configs::find(name)).and_then(|def| def.config.default);
     if let Some(value) = default {
-        synonyms.push(ConfigSynonym { name: names[0], value: Some(value.to_owned()), source: ConfigSource::Default });
+        let (name, value) = (names[0].into(), Some(value.to_owned()));
+        synonyms.push(ConfigSynonym { name, value, source: ConfigSource::Default });
     }
 }
 
@@ -182,18 +182,29 @@ fn broker_entries(broker: &BrokerValues<'_>) -> Vec<ConfigEntry> {
         let value = broker.text(def.config.name).map(str::to_owned);
         entry(&def.config, value, synonyms, def.update)
     });
-    entries.collect()
+    let custom: BTreeSet<&String> = broker.levels().flat_map(|level| level.values.keys()).collect();
+    let custom = custom.into_iter().filter(|name| broker_configs::is_custom(name));
+    entries.chain(custom.map(|name| custom_entry(name, broker.levels()))).collect()
 }
 
 /// What is set for all brokers; nothing else, as in Kafka.
 fn cluster_entries(image: &MetadataImage) -> Vec<ConfigEntry> {
-    let set = image.cluster_configs.iter().filter_map(|(name, value)| Some((broker_configs::find(name)?, value)));
-    let entries = set.map(|(def, value)| {
-        let name = def.config.name;
-        let synonym = ConfigSynonym { name, value: Some(value.clone()), source: ConfigSource::DynamicDefaultBroker };
+    let level = Level { source: ConfigSource::DynamicDefaultBroker, values: &image.cluster_configs };
+    let entries = level.values.iter().map(|(name, value)| {
+        let Some(def) = broker_configs::find(name) else { return custom_entry(name, [level].into_iter()) };
+        let synonym = ConfigSynonym { name: def.config.name.into(), value: Some(value.clone()), source: level.source };
         entry(&def.config, Some(value.clone()), vec![synonym], def.update)
     });
     entries.collect()
+}
+
+/// A config that is set and that nobody here knows: it may be a secret.
+fn custom_entry<'a>(name: &str, levels: impl Iterator<Item = Level<'a>>) -> ConfigEntry {
+    let name: Cow<'static, str> = name.to_owned().into();
+    let set = levels.filter(|level| level.values.contains_key(&*name));
+    let synonyms = set.map(|level| ConfigSynonym { name: name.clone(), value: None, source: level.source });
+    let unknown = ConfigDef::new("", ConfigType::Password, None, Valid::Any);
+    ConfigEntry { name: name.clone(), ..entry(&unknown, None, synonyms.collect(), Update::Dynamic) }
 }
 
 fn entry(def: &ConfigDef, value: Option<String>, mut synonyms: Vec<ConfigSynonym>, update: Update) -> ConfigEntry {
@@ -202,7 +213,7 @@ fn entry(def: &ConfigDef, value: Option<String>, mut synonyms: Vec<ConfigSynonym
         synonyms.iter_mut().for_each(|synonym| synonym.value = None);
     }
     ConfigEntry {
-        name: def.name,
+        name: def.name.into(),
         value: value.filter(|_| !is_sensitive),
         source: synonyms.first().map_or(ConfigSource::Default, |synonym| synonym.source),
         read_only: update == Update::Fixed,

@@ -310,7 +310,7 @@ impl MetadataImage {
     ) -> Result<(), ApplyError> {
         if let Some(value) = value {
             let setting = BTreeMap::from([(name.to_owned(), value.to_owned())]);
-            broker_configs::check(&setting).map_err(ApplyError::InvalidConfig)?;
+            broker_configs::check_dynamic(&setting).map_err(ApplyError::InvalidConfig)?;
         }
         match broker {
             None => set(&mut self.cluster_configs, name, value),

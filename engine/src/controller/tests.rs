@@ -331,6 +331,26 @@ fn broker_configs_reach_topics() {
 }
 
 #[test]
+fn configs_that_nobody_knows_are_kept_and_not_shown() {
+    let mut cluster = Cluster::new(&[]);
+    for resource in ["", "1"] {
+        cluster.alter(broker(resource), &[("plugin.secret", SET, Some("x"))]).expect("a custom config");
+    }
+    for name in ["listener.name.x.ssl.truststore.type", "security.inter.broker.protocol", "log.retenion.ms"] {
+        let why = format!("Cannot update these configs dynamically: Set({name})");
+        is(cluster.alter(broker("1"), &[(name, SET, Some("x"))]).err(), ErrorCode::InvalidRequest, &why);
+    }
+    let settings = Settings::new(1, BTreeMap::new()).expect("valid settings");
+    for (resource, levels) in [("", 1), ("1", 2)] {
+        let entries = describe(cluster.controller.image(), &settings, &broker(resource)).expect("a broker");
+        let shown = entries.iter().find(|entry| entry.name == "plugin.secret").expect("it is set");
+        assert_eq!((shown.value.as_deref(), shown.is_sensitive, shown.synonyms.len()), (None, true, levels));
+    }
+    cluster.alter(broker("1"), &[("plugin.secret", DELETE, None)]).expect("it is there");
+    assert_eq!(cluster.controller.image().broker_configs, BTreeMap::new());
+}
+
+#[test]
 fn producer_ids_are_given_once() {
     let mut cluster = Cluster::new(&[]);
     let mut next = 0;

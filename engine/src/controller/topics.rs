@@ -98,7 +98,8 @@ fn create_one(
 fn check_name_is_free(context: &Context<'_>, name: &str) -> Result<(), Refusal> {
     check_name(name)?;
     if name == CLUSTER_METADATA {
-        return Err(Refusal::plain(ErrorCode::TopicAuthorizationFailed));
+        let why = format!("Creation of internal topic {name} is prohibited.");
+        return Err(Refusal::new(ErrorCode::InvalidRequest, why));
     }
     if context.image.names.contains_key(name) {
         return Err(Refusal::new(ErrorCode::TopicAlreadyExists, format!("Topic '{name}' already exists.")));

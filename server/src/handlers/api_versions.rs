@@ -1,10 +1,11 @@
-//! ApiVersions: what is served; and SaslHandshake, which without SASL is only refused.
+//! ApiVersions: what is served; and SASL's requests, which without SASL are only refused.
 
 use engine::controller::features::{self, FEATURES, Feature};
 use engine::controller::image::MetadataImage;
 use engine::protocol::messages::api_versions::{
     ApiVersion, ApiVersionsRequest, ApiVersionsResponse, FinalizedFeatureKey, SupportedFeatureKey,
 };
+use engine::protocol::messages::sasl_authenticate::{SaslAuthenticateRequest, SaslAuthenticateResponse};
 use engine::protocol::messages::sasl_handshake::{SaslHandshakeRequest, SaslHandshakeResponse};
 use engine::protocol::{ApiKey, ErrorCode, Str};
 
@@ -81,6 +82,19 @@ fn is_software_name(name: &str) -> bool {
 pub fn sasl_handshake(call: &Call) -> Result<Answer, Refusal> {
     let _: SaslHandshakeRequest<'_> = call.decode()?;
     call.answer(&SaslHandshakeResponse { error_code: ErrorCode::IllegalSaslState.code(), ..Default::default() })
+}
+
+/// Refuses, as [`sasl_handshake`] does.
+///
+/// # Errors
+/// If the request cannot be read.
+pub fn sasl_authenticate(call: &Call) -> Result<Answer, Refusal> {
+    let _: SaslAuthenticateRequest = call.decode()?;
+    call.answer(&SaslAuthenticateResponse {
+        error_code: ErrorCode::IllegalSaslState.code(),
+        error_message: Some("SaslAuthenticate request received after successful authentication".into()),
+        ..Default::default()
+    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! What is asked of the cluster as a whole: elections, reassignments, the quorum, features, brokers.
+//! What is asked of the cluster as a whole: elections, reassignments, features, brokers.
 //!
-//! One broker is the cluster and its whole quorum.
+//! One broker is the cluster.
 
 use std::rc::Rc;
 
@@ -12,10 +12,6 @@ use engine::protocol::messages::alter_partition_reassignments::{
     AlterPartitionReassignmentsRequest, AlterPartitionReassignmentsResponse, ReassignablePartitionResponse,
     ReassignableTopicResponse,
 };
-use engine::protocol::messages::describe_quorum::{
-    DescribeQuorumRequest, DescribeQuorumResponse, Listener, Node, ReplicaState, ResponsePartitionData,
-    ResponseTopicData,
-};
 use engine::protocol::messages::elect_leaders::{
     ElectLeadersRequest, ElectLeadersResponse, PartitionResult, ReplicaElectionResult,
 };
@@ -26,18 +22,15 @@ use engine::protocol::messages::unregister_broker::{UnregisterBrokerRequest, Unr
 use engine::protocol::messages::update_features::{
     UpdatableFeatureResult, UpdateFeaturesRequest, UpdateFeaturesResponse,
 };
-use engine::protocol::{ErrorCode, Str, Uuid};
+use engine::protocol::{ErrorCode, Str};
 
 use super::outcome;
 use crate::authorizer::{Operation, Resource, authorize, sentence};
 use crate::broker::Broker;
 use crate::dispatch::{Answer, Call, Refusal};
 
-/// The name under which the metadata log is asked for.
-const METADATA_TOPIC: &str = "__cluster_metadata";
-
 /// The refusal of who may not do that to the cluster.
-fn may(broker: &Broker, call: &Call, operation: Operation) -> Result<(), Refused> {
+pub(super) fn may(broker: &Broker, call: &Call, operation: Operation) -> Result<(), Refused> {
     authorize(broker, call, operation, Resource::Cluster).map_err(|error| Refused::new(error, sentence(error)))
 }
 
@@ -139,61 +132,6 @@ pub fn list_reassignments(broker: &Broker, call: &Call) -> Result<Answer, Refusa
     let allowed = may(broker, call, Operation::Describe);
     let (error_code, error_message) = outcome(&allowed);
     call.answer(&ListPartitionReassignmentsResponse { error_code, error_message, ..Default::default() })
-}
-
-/// Who votes in the quorum, and how far they are.
-///
-/// # Errors
-/// If the request cannot be read.
-pub fn describe_quorum(broker: &Broker, call: &Call) -> Result<Answer, Refusal> {
-    let request: DescribeQuorumRequest<'_> = call.decode()?;
-    let allowed = may(broker, call, Operation::Describe);
-    if allowed.is_err() {
-        let (error_code, error_message) = outcome(&allowed);
-        return call.answer(&DescribeQuorumResponse { error_code, error_message, ..Default::default() });
-    }
-    let topics = request.topics.iter().map(|topic| ResponseTopicData {
-        topic_name: topic.topic_name.clone(),
-        partitions: topic
-            .partitions
-            .iter()
-            .map(|asked| quorum_of(broker, &topic.topic_name, asked.partition_index))
-            .collect(),
-    });
-    let (host, port) = broker.config.advertised();
-    let listener = Listener { name: Str::Borrowed("PLAINTEXT"), host: Str::Borrowed(host), port };
-    let node = Node { node_id: broker.node_id(), listeners: vec![listener] };
-    call.answer(&DescribeQuorumResponse {
-        error_message: None,
-        topics: topics.collect(),
-        nodes: vec![node],
-        ..Default::default()
-    })
-}
-
-fn quorum_of(broker: &Broker, topic: &str, partition_index: i32) -> ResponsePartitionData<'static> {
-    if topic != METADATA_TOPIC || partition_index != 0 {
-        let error_code = ErrorCode::UnknownTopicOrPartition.code();
-        return ResponsePartitionData { partition_index, error_code, error_message: None, ..Default::default() };
-    }
-    let end = broker.image().offset + 1;
-    let now = broker.io().wall_clock_ms();
-    let voter = ReplicaState {
-        replica_id: broker.node_id(),
-        replica_directory_id: Uuid::ZERO,
-        log_end_offset: end,
-        last_fetch_timestamp: now,
-        last_caught_up_timestamp: now,
-    };
-    ResponsePartitionData {
-        partition_index,
-        error_message: None,
-        leader_id: broker.node_id(),
-        leader_epoch: 1,
-        high_watermark: end,
-        current_voters: vec![voter],
-        ..Default::default()
-    }
 }
 
 /// Finalises levels of features.

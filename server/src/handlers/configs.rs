@@ -59,18 +59,18 @@ fn shown<'a>(
     synonyms: bool,
 ) -> Vec<DescribeConfigsResourceResult<'a>> {
     let keys = asked.configuration_keys.as_deref().filter(|keys| !keys.is_empty());
-    let is_asked = |entry: &&ConfigEntry| keys.is_none_or(|keys| keys.iter().any(|key| key == entry.name));
+    let is_asked = |entry: &&ConfigEntry| keys.is_none_or(|keys| keys.iter().any(|key| **key == *entry.name));
     entries.iter().filter(is_asked).map(|entry| shown_entry(entry, synonyms)).collect()
 }
 
 fn shown_entry(entry: &ConfigEntry, synonyms: bool) -> DescribeConfigsResourceResult<'_> {
     let shown_synonyms = entry.synonyms.iter().filter(|_| synonyms).map(|synonym| DescribeConfigsSynonym {
-        name: Str::Borrowed(synonym.name),
+        name: Str::Borrowed(&synonym.name),
         value: synonym.value.as_deref().map(Str::Borrowed),
         source: synonym.source.code(),
     });
     DescribeConfigsResourceResult {
-        name: Str::Borrowed(entry.name),
+        name: Str::Borrowed(&entry.name),
         value: entry.value.as_deref().map(Str::Borrowed),
         read_only: entry.read_only,
         config_source: entry.source.code(),

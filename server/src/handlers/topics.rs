@@ -148,7 +148,7 @@ fn new_topic(topic: &CreatableTopic<'_>) -> NewTopic {
 
 fn created_config(entry: &ConfigEntry) -> CreatableTopicConfigs<'_> {
     CreatableTopicConfigs {
-        name: Str::Borrowed(entry.name),
+        name: Str::Borrowed(&entry.name),
         value: entry.value.as_deref().map(Str::Borrowed),
         read_only: entry.read_only,
         config_source: entry.source.code(),

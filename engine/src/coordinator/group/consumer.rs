@@ -576,7 +576,7 @@ impl ConsumerGroup {
         self.members.get_mut(id).expect("the member is there").rebalance_deadline = None;
     }
 
-    /// The member is out: a new epoch for those who are left.
+    /// The member is out: a new epoch for those who are left, unless their group is about to be a classic one.
     pub fn remove(&mut self, turn: &mut Turn<'_, '_>, id: &str) {
         let Some(member) = self.members.get(id) else { return };
         let regex = member.metadata.regex.clone();
@@ -585,6 +585,11 @@ impl ConsumerGroup {
         self.change(turn, Change::MemberEnd(id.to_owned()));
         if let Some(regex) = regex {
             self.drop_regex(turn, &regex);
+        }
+        // The classic group that is made of the rest goes on in the epoch that its members know: to another
+        // generation they would answer by giving up all that they have.
+        if self.may_become_classic(turn) {
+            return;
         }
         let hash = self.compute_hash(turn.context.topics);
         self.change(turn, Change::Group { epoch: self.epoch + 1, hash });
@@ -779,11 +784,10 @@ pub(super) fn check_regex(regex: Option<&str>) -> Result<(), Failure> {
     }
 }
 
-/// The topics whose names match; never those that only the broker writes.
+/// The topics whose names match, the internal ones too: whether they are wanted is the expression's say.
 fn resolve(regex: &str, topics: &Topics) -> BTreeSet<String> {
     let Ok(compiled) = compile(regex) else { return BTreeSet::new() };
-    let names = topics.iter().map(|(name, _)| name).filter(|name| !name.starts_with("__"));
-    names.filter(|name| compiled.is_match(*name)).map(str::to_owned).collect()
+    topics.iter().map(|(name, _)| name).filter(|name| compiled.is_match(*name)).map(str::to_owned).collect()
 }
 
 fn heartbeat_assignment(assigned: &Assignment) -> HeartbeatAssignment {

@@ -198,11 +198,11 @@ impl Transaction {
         self.updated_ms = now_ms;
     }
 
-    /// The transaction is aborted against its producer. In version 2 the epoch grows by two, so that the fenced
-    /// producer's EndTxn is not taken for one that it repeats.
+    /// The transaction is aborted without its producer. In version 2 the producer's own abort, when it comes, is
+    /// one that it repeats, and gives it this epoch: as with Kafka, a producer that was too slow goes on. A
+    /// producer whose place another one takes does not, for that one's epoch is another one higher.
     pub fn fence(&mut self, now_ms: i64) {
-        let bump = if self.bumps_epoch { 2 } else { 1 };
-        self.producer.epoch = self.producer.epoch.saturating_add(bump);
+        self.producer.epoch = self.producer.epoch.saturating_add(1);
         self.last_epoch = NO_EPOCH;
         self.state = State::PrepareAbort;
         self.updated_ms = now_ms;

@@ -186,11 +186,13 @@ fn the_next_producer_of_an_id_fences_the_one_before() {
         }
         let markers = world.complete();
         assert!(!markers.committed && markers.producer.epoch > old.1);
+        let refused = if bumps_epoch { ErrorCode::InvalidTxnState } else { ErrorCode::ProducerFenced };
+        assert_eq!(world.end(old, bumps_epoch, true), Err(refused));
+        let new = world.init(None).expect("nothing is open");
+        assert!(new.1 > markers.producer.epoch);
         for committed in [true, false] {
             assert_eq!(world.end(old, bumps_epoch, committed), Err(ErrorCode::ProducerFenced));
         }
-        let new = world.init(None).expect("nothing is open");
-        assert!(new.1 > markers.producer.epoch);
         assert_eq!(world.add(old, bumps_epoch, false, 0), Err(ErrorCode::ProducerFenced));
         assert_eq!(world.init(Some(old)), Err(ErrorCode::ProducerFenced));
     }
@@ -209,8 +211,13 @@ fn a_transaction_that_takes_too_long_is_aborted() {
     world.now_ms = due;
     world.tick();
     assert_eq!(world.state(), State::PrepareAbort);
+    assert_eq!(world.end(old, true, true), Err(ErrorCode::ConcurrentTransactions));
     world.complete();
-    assert_eq!(world.end(old, true, true), Err(ErrorCode::ProducerFenced));
+    assert_eq!(world.end(old, true, true), Err(ErrorCode::InvalidTxnState), "it is not committed");
+    assert_eq!(world.add(old, true, false, 0), Err(ErrorCode::ProducerFenced), "its epoch is over");
+    let next = world.end(old, true, false).expect("it is aborted");
+    assert_eq!(next, (old.0, old.1 + 1));
+    assert_eq!(world.add(next, true, false, 0), Ok(()), "a producer that was too slow goes on");
 }
 
 #[test]

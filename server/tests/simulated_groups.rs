@@ -37,13 +37,13 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 fn started(seed: u64) -> Cluster {
     let layout = Layout { journal_bytes: 64 << 20, memory_bytes: 64 << 20 };
-    let cluster = Cluster::new(seed, Faults::none(), layout);
+    let cluster = Cluster::new(seed, Faults::none(), layout, Rc::default());
     start(&cluster);
     cluster
 }
 
 fn start(cluster: &Cluster) {
-    cluster.start(SHARDS);
+    cluster.start(SHARDS, false);
     assert!(cluster.world.run_until(Duration::from_secs(60), || cluster.is_ready()), "the broker starts");
 }
 
@@ -110,7 +110,7 @@ impl Known {
 
 /// Commits growing offsets until the broker is gone.
 async fn commit_on(io: Io, address: std::net::SocketAddr, known: Rc<Known>) -> Result<(), Lost> {
-    let mut connection = Connection::open(&io, address).await?;
+    let mut connection = Connection::open(&io, address, 0).await?;
     make_topic(&mut connection).await?;
     find_coordinator(&mut connection).await?;
     loop {
@@ -125,7 +125,7 @@ async fn commit_on(io: Io, address: std::net::SocketAddr, known: Rc<Known>) -> R
 
 /// Looks at what is committed until the broker is gone.
 async fn watch(io: Io, address: std::net::SocketAddr, known: Rc<Known>) -> Result<(), Lost> {
-    let mut connection = Connection::open(&io, address).await?;
+    let mut connection = Connection::open(&io, address, 0).await?;
     loop {
         let told = known.told.get();
         find_coordinator(&mut connection).await?;
@@ -160,7 +160,7 @@ fn committed_offsets_that_were_told_survive_power_cuts() {
         }
         let (address, known) = (cluster.address, known.clone());
         commits += cluster.world.block_on(cluster.clients, move |io| async move {
-            let mut connection = Connection::open(&io, address).await.expect("the broker is there");
+            let mut connection = Connection::open(&io, address, 0).await.expect("the broker is there");
             loop {
                 match fetch(&mut connection).await.expect("the broker is there") {
                     Some(offset) => {
@@ -194,8 +194,8 @@ fn whoever_waits_for_a_group_holds_nobody_else_up() {
     let address = cluster.address;
     cluster.world.block_on(cluster.clients, move |io| async move {
         let work = async {
-            let mut member = Connection::open(&io, address).await?;
-            let mut other = Connection::open(&io, address).await?;
+            let mut member = Connection::open(&io, address, 0).await?;
+            let mut other = Connection::open(&io, address, 0).await?;
             find_coordinator(&mut member).await?;
             let named = member.ask(&join(""), 5).await?;
             let named = named.message::<JoinGroupResponse<'_>>();

@@ -224,7 +224,7 @@ async fn administrate(clients: Rc<Clients>, io: Io) {
     // A deletion whose answer was lost is asked for again: producers wait to hear whether their topic is gone.
     let is_done = || clients.is_stopping() && !clients.deleting.get();
     while !is_done() {
-        let Ok(mut connection) = Connection::open(&io, &clients).await else {
+        let Ok(mut connection) = Connection::open(&io, clients.address, clients.crashes.get()).await else {
             io.sleep(Duration::from_millis(20)).await;
             continue;
         };

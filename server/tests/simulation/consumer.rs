@@ -53,7 +53,9 @@ pub(crate) async fn consume(clients: Rc<Clients>, io: Io, number: u64) {
     let chance = clients.chance(0x200 + number);
     let mut consumer = Consumer { clients, io, chance, followed: Vec::new() };
     while !consumer.clients.is_stopping() {
-        let Ok(mut connection) = Connection::open(&consumer.io, &consumer.clients).await else {
+        let Ok(mut connection) =
+            Connection::open(&consumer.io, consumer.clients.address, consumer.clients.crashes.get()).await
+        else {
             consumer.io.sleep(Duration::from_millis(20)).await;
             continue;
         };

@@ -62,7 +62,9 @@ pub(crate) async fn produce(clients: Rc<Clients>, io: Io, number: u64, idempoten
     let codec = *chance.pick(&[Codec::None, Codec::None, Codec::None, Codec::Lz4, Codec::Zstd]);
     let mut producer = Producer { clients, io, chance, idempotent, acks, codec, id: None, targets: Vec::new() };
     while !producer.is_done() {
-        let Ok(mut connection) = Connection::open(&producer.io, &producer.clients).await else {
+        let Ok(mut connection) =
+            Connection::open(&producer.io, producer.clients.address, producer.clients.crashes.get()).await
+        else {
             producer.io.sleep(Duration::from_millis(20)).await;
             continue;
         };

@@ -268,7 +268,7 @@ impl Run {
         let clients = self.clients.clone();
         clients.history.borrow_mut().begin_sweep();
         let topics = self.cluster.world.block_on(self.cluster.clients, move |io| async move {
-            let mut connection = Connection::open(&io, &clients).await.ok()?;
+            let mut connection = Connection::open(&io, clients.address, clients.crashes.get()).await.ok()?;
             let topics = list_topics(&mut connection).await.ok()?;
             for topic in &topics {
                 let partitions = 0..topic.partitions;

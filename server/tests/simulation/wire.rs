@@ -1,13 +1,12 @@
 //! A client's end of a connection: Kafka's frames over the simulated network, with patience that ends.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use engine::io::{Io, Stream};
 use engine::protocol::{ApiKey, Decoder, Message, Request, ResponseHeader, next_frame, request_frame};
 use futures_lite::future;
-
-use crate::clients::Clients;
 
 /// Longer than any request's own timeout: a broker that says nothing for so long has forgotten it.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -45,8 +44,7 @@ impl Answer {
 }
 
 impl Connection {
-    pub(crate) async fn open(io: &Io, clients: &Clients) -> Result<Connection, Lost> {
-        let (address, crashes) = (clients.address, clients.crashes.get());
+    pub(crate) async fn open(io: &Io, address: SocketAddr, crashes: u64) -> Result<Connection, Lost> {
         let stream = io.connect(address).await.map_err(|_| Lost)?;
         Ok(Connection { io: io.clone(), stream, arrived: BytesMut::new(), sent: 0, answered: 0, crashes })
     }

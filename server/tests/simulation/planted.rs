@@ -12,6 +12,15 @@ use engine::planted::{Bug, plant};
 use crate::report::judge;
 use crate::setting;
 
+/// They need groups or transactions, of which this workload has none; `engine/tests/transactions.rs` finds the last two.
+const OF_COORDINATORS: [Bug; 5] = [
+    Bug::AssignBeforeRevoke,
+    Bug::FencedGenerationCommits,
+    Bug::CoordinatorAnswersEarly,
+    Bug::MarkerOfPreviousEpochAccepted,
+    Bug::StableOffsetAheadOfOpenTransaction,
+];
+
 /// Which of the seeds see the bug, and what the first of them saw.
 fn found_by(bug: Option<Bug>, seeds: u64, threads: usize) -> (Vec<u64>, String) {
     let next = AtomicU64::new(0);
@@ -41,7 +50,11 @@ fn planted_bugs_are_found() {
     let only = std::env::var("BUG").ok();
     std::panic::set_hook(Box::new(|_| {}));
     let mut missed = Vec::new();
-    for bug in Bug::ALL.into_iter().filter(|bug| only.as_ref().is_none_or(|only| *only == format!("{bug:?}"))) {
+    let wanted = |bug: &Bug| match &only {
+        Some(only) => *only == format!("{bug:?}"),
+        None => !OF_COORDINATORS.contains(bug),
+    };
+    for bug in Bug::ALL.into_iter().filter(wanted) {
         let (found, what) = found_by(Some(bug), seeds, threads);
         let first = found.first().map_or("-".to_owned(), u64::to_string);
         println!("{bug:?}: first seed {first}, {} of {seeds} seeds; {what:.90}", found.len());

@@ -289,7 +289,8 @@ fn a_cluster_of_one_answers_as_kafka_does() {
             let added = client.ask(&AddRaftVoterRequest { cluster_id, voter_id, ..Default::default() }, 0).await;
             assert_eq!(added.error_code, error.code(), "{voter_id}");
         }
-        let removed = client.ask(&RemoveRaftVoterRequest { voter_id: 1, ..Default::default() }, 0).await;
+        let removed =
+            client.ask(&RemoveRaftVoterRequest { cluster_id: None, voter_id: 1, ..Default::default() }, 0).await;
         assert_eq!(removed.error_code, E::VoterNotFound.code());
         let sasl = client.ask(&SaslAuthenticateRequest::default(), 2).await;
         assert_eq!(sasl.error_code, E::IllegalSaslState.code());

@@ -90,6 +90,8 @@ pub const SERVED: &[ApiKey] = &[
     ApiKey::ShareGroupDescribe,
     ApiKey::ShareFetch,
     ApiKey::ShareAcknowledge,
+    ApiKey::AddRaftVoter,
+    ApiKey::RemoveRaftVoter,
     ApiKey::InitializeShareGroupState,
     ApiKey::ReadShareGroupState,
     ApiKey::WriteShareGroupState,
@@ -98,8 +100,6 @@ pub const SERVED: &[ApiKey] = &[
     ApiKey::DescribeShareGroupOffsets,
     ApiKey::AlterShareGroupOffsets,
     ApiKey::DeleteShareGroupOffsets,
-    ApiKey::AddRaftVoter,
-    ApiKey::RemoveRaftVoter,
 ];
 
 /// What may run beside a request of the same connection.

@@ -84,7 +84,12 @@ pub const SHARE_COORDINATOR_PATIENCE: Duration = Duration::from_secs(5);
 /// Runs of records in one state that a share partition may be cut into, each some hundred bytes: what members
 /// acknowledge in ever smaller pieces is refused beyond. With `group.share.partition.max.record.locks` at its greatest
 /// there are ten thousand, unless batches hold far more records than that.
-pub const SHARE_PIECES: usize = 100_000;
+pub const SHARE_PIECES: usize = 20_000;
+
+/// Runs of records in one state that the recorded state of a share partition may hold, 20 bytes each: its snapshot must
+/// fit into one batch of the smallest journal (see [`SMALLEST_JOURNAL`]). Its leader has no more than
+/// [`SHARE_PIECES`]; what is recorded may lag behind.
+pub const SHARE_STATE_BATCHES: usize = 40_000;
 
 /// Records that came back one by one and are given out again at once, if the member takes fewer.
 pub const SHARE_SINGLES_AT_ONCE: i64 = 10_000;

@@ -18,7 +18,7 @@ export LC_ALL=C.UTF-8
 HERE=$(cd "$(dirname "$0")" && pwd); ROOT=$(cd "$HERE/../.." && pwd)
 CACHE=${INTEROP_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/corelog-interop}
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/corelog-interop.XXXXXX"); RUN=$(basename "$WORK" | cut -d. -f2)
-. "$HERE/lib.sh"; . "$HERE/real_input.sh"; . "$HERE/kcat.sh"; . "$HERE/tools.sh"; . "$HERE/clients.sh"
+. "$HERE/lib.sh"; . "$HERE/real_input.sh"; . "$HERE/kcat.sh"; . "$HERE/tools.sh"; . "$HERE/clients.sh"; . "$HERE/share.sh"
 finish() { local rc=$?; tools_stop; broker_kill; if [ $rc = 0 ]; then rm -rf "$WORK"; else echo "left for inspection: $WORK" >&2; fi; }
 trap finish EXIT
 give_up() { echo "FAIL  $*"; tail -n 15 "$WORK/log" 2>/dev/null; FAILED=$((FAILED + 1)); tally; exit 1; }
@@ -45,6 +45,7 @@ tools_start
 kcat_checks
 tools_checks
 clients_checks
+share_checks
 real_input
 if [ -n "$OWN_BROKER" ]; then
   case ${INTEROP_RESTART_CORES:-} in
@@ -57,7 +58,9 @@ if [ -n "$OWN_BROKER" ]; then
   echo "kill -9, restart with --cores $CORES"
   restart || give_up "the broker does not start again"
   real_input_after_restart
+  share_checks_behind " after kill -9"
 else
+  share_checks_behind
   check "after kill -9" skip "the broker was not started here"
 fi
 tally

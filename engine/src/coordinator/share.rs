@@ -12,6 +12,7 @@ pub mod state;
 use std::collections::BTreeMap;
 
 use super::{Context, Reply, Step, Ticket};
+use crate::limits::SHARE_STATE_BATCHES;
 use crate::protocol::data::{ShareSnapshotKey, ShareUpdateKey};
 use crate::protocol::messages::{read_share_group_state, write_share_group_state};
 use crate::protocol::value::{decode_key, decode_value, record_type};
@@ -162,6 +163,9 @@ const FENCED_STATE: ShareRefusal = ShareRefusal(
     "The share coordinator rejected the request because the share-group state epoch did not match.",
 );
 
+const TOO_MANY_BATCHES: ShareRefusal =
+    ShareRefusal(ErrorCode::InvalidRequest, "Too many records of the share partition have fates of their own.");
+
 /// The coordinator of the share partitions of one partition.
 pub struct ShareCoordinator {
     config: ShareConfig,
@@ -270,6 +274,14 @@ impl ShareCoordinator {
             return Err(FENCED_STATE);
         }
         check_exists(context, key)?;
+        // A batch cuts another one in three at most; what comes of many is looked at.
+        let is_large = |known: &[Batch]| {
+            known.len() + 2 * change.batches.len() > SHARE_STATE_BATCHES
+                && combine(known, &change.batches, change.start_offset).len() > SHARE_STATE_BATCHES
+        };
+        if is_large(&known.batches) || is_large(&[]) {
+            return Err(TOO_MANY_BATCHES);
+        }
         self.change(context, step, key, change);
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! The state of a share partition as it is recorded, and its records.
 
+use std::collections::BTreeMap;
+
 use super::{SharePartitionKey, UNKNOWN};
 use crate::coordinator::Record;
 use crate::protocol::data::share_snapshot_value::{self, ShareSnapshotValue};
@@ -51,27 +53,24 @@ impl From<&Batch> for read_share_group_state::StateBatch {
 
 /// The batches of `known`, changed by `new` in its order, from the start offset on (−1: all).
 pub fn combine(known: &[Batch], new: &[Batch], start_offset: i64) -> Vec<Batch> {
-    let mut all: Vec<Batch> = Vec::with_capacity(known.len() + new.len());
+    let mut all: BTreeMap<i64, Batch> = BTreeMap::new();
     for batch in known.iter().chain(new).filter(|batch| batch.first <= batch.last) {
-        let mut kept = Vec::with_capacity(all.len() + 2);
-        for old in &all {
-            if old.last < batch.first || old.first > batch.last {
-                kept.push(*old);
-                continue;
-            }
+        let floor = all.range(..batch.first).next_back().filter(|(_, old)| old.last >= batch.first);
+        let from = floor.map_or(batch.first, |(first, _)| *first);
+        let overlapped: Vec<Batch> = all.range(from..=batch.last).map(|(_, old)| *old).collect();
+        for old in overlapped {
+            all.remove(&old.first);
             if old.first < batch.first {
-                kept.push(Batch { last: batch.first - 1, ..*old });
+                all.insert(old.first, Batch { last: batch.first - 1, ..old });
             }
             if old.last > batch.last {
-                kept.push(Batch { first: batch.last + 1, ..*old });
+                all.insert(batch.last + 1, Batch { first: batch.last + 1, ..old });
             }
         }
-        let at = kept.partition_point(|other| other.first < batch.first);
-        kept.insert(at, *batch);
-        all = kept;
+        all.insert(batch.first, *batch);
     }
     let mut combined: Vec<Batch> = Vec::with_capacity(all.len());
-    for mut batch in all.into_iter().filter(|batch| batch.last >= start_offset) {
+    for mut batch in all.into_values().filter(|batch| batch.last >= start_offset) {
         batch.first = batch.first.max(start_offset);
         match combined.last_mut() {
             Some(last) if last.last + 1 == batch.first && last.fate() == batch.fate() => last.last = batch.last,
@@ -222,5 +221,36 @@ mod tests {
         assert_eq!(combine(&known, &[], 30), []);
         assert_eq!(combine(&[], &[batch(1, 1, 2, 1), batch(2, 2, 2, 1), batch(1, 2, 2, 1)], -1), [batch(1, 2, 2, 1)]);
         assert_eq!(combine(&[], &[batch(5, 4, 2, 1)], -1), [], "what holds nothing");
+    }
+
+    #[test]
+    fn any_batches_combine_as_if_each_record_were_kept_alone() {
+        let mut bits = 3u64;
+        let mut random = |below: i64| {
+            bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            ((bits >> 33) % below as u64) as i64
+        };
+        for _ in 0..300 {
+            let (mut known, mut alone) = (Vec::new(), BTreeMap::new());
+            let mut start = -1;
+            for _ in 0..20 {
+                let mut draw = || {
+                    let first = random(40);
+                    batch(first, first + random(8), random(3) as i8, random(2) as i16)
+                };
+                let new = [draw(), draw()];
+                start = start.max(random(60) - 30);
+                known = combine(&known, &new, start);
+                for one in &new {
+                    alone.extend((one.first..=one.last).map(|at| (at, one.fate())));
+                }
+                alone.retain(|at, _| *at >= start);
+                let flat: BTreeMap<i64, (i8, i16)> =
+                    known.iter().flat_map(|one| (one.first..=one.last).map(|at| (at, one.fate()))).collect();
+                assert_eq!(flat, alone);
+                let touch = |pair: &[Batch]| pair[0].last + 1 == pair[1].first && pair[0].fate() == pair[1].fate();
+                assert!(known.windows(2).all(|pair| pair[0].last < pair[1].first && !touch(pair)));
+            }
+        }
     }
 }

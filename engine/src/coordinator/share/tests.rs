@@ -132,6 +132,27 @@ fn what_is_not_there_is_refused_and_what_goes_is_forgotten() {
 }
 
 #[test]
+fn states_are_bounded() {
+    let mut bench = Bench::new(500);
+    bench.initialize(1, 0).expect("it is begun");
+    let batch = |at: i64| write_share_group_state::StateBatch {
+        first_offset: at,
+        last_offset: at,
+        delivery_state: if at % 2 == 0 { 2 } else { 0 },
+        delivery_count: 1,
+    };
+    let write = |bench: &mut Bench, from: i64, count: i64| {
+        let batches = (from..from + count).map(batch).collect();
+        bench.done(0, ShareAction::Write { state_epoch: 1, leader_epoch: 0, start_offset: 0, batches })
+    };
+    assert_eq!(write(&mut bench, 0, 41_000), Err(ErrorCode::InvalidRequest));
+    assert_eq!(write(&mut bench, 0, 30_000), Ok(()));
+    assert_eq!(write(&mut bench, 30_000, 11_000), Err(ErrorCode::InvalidRequest));
+    assert_eq!(bench.read(0).expect("it is there").batches.len(), 30_000, "a refusal changes nothing");
+    assert_eq!(write(&mut bench, 10, 20_000), Ok(()), "these are the same");
+}
+
+#[test]
 fn keys_are_kafkas() {
     assert!(SharePartitionKey::is_coordinator_key(&key(3).coordinator_key()));
     for wrong in ["", "g", "g:t:0", " :AwMDAwMDAwMDAwMDAwMDAw:0", "g:AwMDAwMDAwMDAwMDAwMDAw:x", "a:b:c:d"] {

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -81,6 +82,12 @@ impl Cluster {
     /// Whether clients can connect in this life.
     pub(crate) fn is_ready(&self) -> bool {
         self.ready.get()
+    }
+
+    /// Bytes of all checkpoints on the broker's disk.
+    pub(crate) fn checkpoint_bytes(&self) -> u64 {
+        let is_checkpoint = |path: &Path| path.to_string_lossy().contains("/checkpoint-");
+        self.world.files(self.broker).iter().filter(|(path, _)| is_checkpoint(path)).map(|(_, len)| *len).sum()
     }
 
     pub(crate) fn is_running(&self) -> bool {

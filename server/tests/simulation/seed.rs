@@ -22,6 +22,8 @@ pub(crate) const LEAST_ACKNOWLEDGED: u64 = 1_000;
 const LONGEST_LIFE: Duration = Duration::from_secs(15);
 /// How often the ledger looks for new damage.
 const GLANCE: Duration = Duration::from_millis(10);
+/// A journal that has not filled by then is one of the large ones.
+const CHECKPOINT: Duration = Duration::from_millis(300);
 /// What a broker may need to start, or clients to get on, once all faults are over.
 const RECOVERY: Duration = Duration::from_secs(120);
 
@@ -44,6 +46,8 @@ enum End {
     Steps(u64),
     /// Once so many more records are acknowledged, and a moment later.
     Acknowledged(u64, Duration),
+    /// Once so many more are, and then a checkpoint has grown: what it says too much of is still in flight.
+    Checkpoint(u64, Duration),
 }
 
 /// Lives the seed.
@@ -147,8 +151,9 @@ impl Run {
                 self.chance.next();
             }
             let more = self.chance.below(quota) + quota / 2;
-            let moment = Duration::from_micros(self.chance.log_below(17));
-            self.life(End::Acknowledged(more, moment));
+            let at_checkpoint = self.chance.one_in(4);
+            let moment = Duration::from_micros(self.chance.log_below(if at_checkpoint { 9 } else { 17 }));
+            self.life(if at_checkpoint { End::Checkpoint(more / 2, moment) } else { End::Acknowledged(more, moment) });
         }
     }
 
@@ -168,6 +173,15 @@ impl Run {
                 self.trouble();
                 let goal = self.clients.acknowledged() + more;
                 self.run_until(LONGEST_LIFE, |run| !run.cluster.is_running() || run.clients.acknowledged() >= goal);
+                self.run_until(moment, |run| !run.cluster.is_running());
+            }
+            End::Checkpoint(more, moment) => {
+                self.trouble();
+                let goal = self.clients.acknowledged() + more;
+                self.run_until(LONGEST_LIFE, |run| !run.cluster.is_running() || run.clients.acknowledged() >= goal);
+                let before = self.cluster.checkpoint_bytes();
+                let grown = |run: &Run| run.cluster.checkpoint_bytes() != before;
+                self.run_until(CHECKPOINT, |run| !run.cluster.is_running() || grown(run));
                 self.run_until(moment, |run| !run.cluster.is_running());
             }
         }

@@ -199,11 +199,15 @@ impl DiskRead {
     ) -> io::Result<Found> {
         let (file, runs) = self.open(io, opened).await?;
         let first = offset_index::find(&runs, offset);
-        let Some(first_run) = runs.get(first).copied() else { return Ok(Found::Damaged) };
+        // No run where there must be one: of an index that was rebuilt, its batches are damaged.
+        let Some(first_run) = runs.get(first).copied().filter(|run| run.base_offset <= offset) else {
+            return Ok(Found::Damaged);
+        };
         let wanted = max_bytes.min(DISK_READ_BYTES) as u64;
         let mut last = first;
         while runs
             .get(last + 1)
+            .filter(|run| run.base_offset == runs[last].end_offset)
             .is_some_and(|run| run.end_position() - first_run.position <= wanted && run.base_offset < end_offset)
         {
             last += 1;

@@ -337,7 +337,7 @@ impl Run {
             // An unsealed segment's last block is written again with the next batch, and so made whole.
             (Rule::Changed, _) if told && self.ledger.is_segment_damaged(&directory) => Some(Excuse::Segment),
             // What came behind a journal's damaged end is as if it had never been.
-            (Rule::Changed | Rule::WentBack, _) => self.ledger.was_ambiguous().then_some(Excuse::Tail),
+            (Rule::Changed | Rule::WentBack | Rule::Order, _) => self.ledger.was_ambiguous().then_some(Excuse::Tail),
             // The producer's state went with the record.
             (Rule::Duplicate | Rule::Hole, _) => self.ledger.is_touched(&directory).then_some(Excuse::Journal),
             _ => None,

@@ -285,8 +285,8 @@ fn header_before(first: GroupPlace) -> FileHeader {
 /// are lost as well.
 fn any_group(bytes: &Bytes, is_wanted: impl Fn(&Lineage) -> bool) -> Option<FileHeader> {
     let blocks = (FILE_GROUPS_START as usize..bytes.len()).step_by(BLOCK);
-    let mut groups = blocks.filter_map(|at| Group::parse_any(&bytes.slice(at..)).ok());
-    groups.find(|group| is_wanted(&group.place.lineage)).map(|group| header_before(group.place))
+    let places = blocks.filter_map(|at| Group::parse_any(&bytes.slice(at..)).ok()).map(|group| group.place);
+    places.filter(|place| is_wanted(&place.lineage)).min_by_key(|place| place.sequence).map(header_before)
 }
 
 async fn walk(io: &Io, files: &[JournalFile], quarantine: &Path) -> io::Result<Walk> {
@@ -410,9 +410,11 @@ impl Walk {
     }
 }
 
-/// The first whole group of the lineage at or behind `position` whose sequence is above `sequence`.
+/// Of the whole groups of the lineage at or behind `position` the one whose sequence is next above `sequence`: not the
+/// one that comes first, for a misdirected write may have put a later one before it.
 fn next_group(file: &JournalFile, position: usize, lineage: Lineage, sequence: u64) -> Option<(usize, Group)> {
-    groups_behind(file, position, lineage).find(|(_, group)| group.place.sequence > sequence)
+    let later = groups_behind(file, position, lineage).filter(|(_, group)| group.place.sequence > sequence);
+    later.min_by_key(|(_, group)| group.place.sequence)
 }
 
 fn groups_behind(file: &JournalFile, position: usize, lineage: Lineage) -> impl Iterator<Item = (usize, Group)> + '_ {

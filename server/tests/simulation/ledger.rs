@@ -115,11 +115,13 @@ impl Ledger {
             let present = groups.iter().filter(|group| group.incarnation == incarnation);
             let of_file = present.map(|group| (file, group.sequence)).chain([(file, last_sequence)]);
             sequences.entry(journal).or_default().extend(of_file);
+            // Without its header a file that held nothing else cannot be told from a free one.
+            snapshot.unproved |= ranges.iter().any(|range| range.start == 0 && range.end >= 2 * BLOCK as u64);
             snapshot.ambiguous |= ranges.iter().any(|range| is_at_end(&bytes, &groups, range));
         }
         let lacks_two =
             |of: &BTreeSet<(u64, u64)>| of.iter().zip(of.iter().skip(1)).any(|(one, next)| next.1 > one.1 + 2);
-        snapshot.unproved = sequences.values().any(lacks_two);
+        snapshot.unproved |= sequences.values().any(lacks_two);
         self.snapshots.insert(number, snapshot);
     }
 

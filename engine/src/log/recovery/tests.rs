@@ -218,3 +218,23 @@ fn a_group_in_the_first_place_of_another_file_does_not_make_that_file_its_own() 
     assert_eq!((kept.len(), doubles), (1, 1));
     assert_eq!(kept[0].header.last_sequence, 0, "the one with two whole groups, not the one with one");
 }
+
+#[test]
+fn a_later_group_in_the_midst_of_a_corrupt_one_hides_none_between() {
+    let mut file = Writer::new(1, None);
+    file.group(0, &[entry(1, 0, 10)]);
+    // Large enough to hold another.
+    let wide: Vec<Entry> = (0..150).map(|index| entry(1, 10 + index, 11 + index)).collect();
+    file.group(1, &wide);
+    file.group(2, &[entry(1, 160, 170)]);
+    file.group(3, &[entry(1, 170, 180)]);
+    let stray = file.group(4, &[entry(1, 180, 190)]);
+    file.group(5, &[]);
+    let JournalFile { bytes, .. } = file.file(&[5]);
+    let mut bytes = bytes.to_vec();
+    let into = FILE_GROUPS_START as usize + file.groups[0].bytes.len() + BLOCK;
+    bytes[into..into + stray.bytes.len()].copy_from_slice(&stray.bytes);
+    let walk = walked(vec![JournalFile { bytes: bytes.into(), ..file.file(&[]) }]);
+    let found: Vec<_> = walk.groups.iter().map(|group| group.place.sequence).collect();
+    assert_eq!((found, walk.corrupt_groups), (vec![1, 3, 4, 6], 2));
+}

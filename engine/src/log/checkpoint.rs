@@ -20,8 +20,9 @@ use crate::io::{File, Io, OpenMode};
 use crate::protocol::Uuid;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"CLCP");
-/// 2: open transactions, coordinator epochs and counts of aborted transactions came in.
-const VERSION: u16 = 2;
+/// 2: open transactions, coordinator epochs and counts of aborted transactions came in. 3: the checksum begins with the
+/// name of the directory, so that a misdirected write gives no journal the checkpoint of another.
+const VERSION: u16 = 3;
 /// A frame's flag: [`ReplayStart::is_end`].
 const IS_END: u16 = 1;
 const HEADER_BYTES: usize = 40;
@@ -186,7 +187,7 @@ impl Checkpoint {
         frame.put_u32_le(self.index);
         frame.put_u32_le(self.last_crc);
         frame.put_u64_le(body.len() as u64);
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&frame), &body);
+        let crc = checksum(&self.dir, &frame, &body);
         frame.put_u32_le(crc);
         frame.put_u32_le(0);
         debug_assert_eq!(frame.len(), HEADER_BYTES);
@@ -258,7 +259,7 @@ pub async fn load(io: &Io, dir: &Path) -> io::Result<(Vec<Contents>, u64)> {
         // While the second still waits for its name it can help already.
         let new = [read(io, &new_path(dir, generation, 0)).await?, read(io, &new_path(dir, generation, 1)).await?];
         let mirrors: Vec<Bytes> = named.into_iter().chain(new).flatten().collect();
-        found.extend(parse(&mirrors, generation));
+        found.extend(parse(dir, &mirrors, generation));
     }
     if found.is_empty() && is_any_named {
         let what = format!("no checkpoint in {} is readable: both copies are damaged", dir.display());
@@ -279,11 +280,16 @@ async fn read(io: &Io, path: &Path) -> io::Result<Option<Bytes>> {
     }
 }
 
-fn parse(mirrors: &[Bytes], generation: u64) -> Option<Contents> {
+fn checksum(dir: &Path, header: &[u8], body: &[u8]) -> u32 {
+    let name = dir.file_name().map_or(&[][..], |name| name.as_encoded_bytes());
+    crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(name), header), body)
+}
+
+fn parse(dir: &Path, mirrors: &[Bytes], generation: u64) -> Option<Contents> {
     let mut contents: Option<Contents> = None;
     let (mut position, mut index, mut last_crc) = (0, 0, 0);
     while let Some((flags, body, crc)) =
-        mirrors.iter().find_map(|bytes| frame(bytes.get(position..)?, generation, index, last_crc))
+        mirrors.iter().find_map(|bytes| frame(dir, bytes.get(position..)?, generation, index, last_crc))
     {
         contents = Some(apply(contents, flags, body, generation)?);
         position += round_up(HEADER_BYTES + body.len());
@@ -294,7 +300,7 @@ fn parse(mirrors: &[Bytes], generation: u64) -> Option<Contents> {
 }
 
 /// The flags, body and CRC of the frame at the start of `bytes`, if it is the expected one and whole.
-fn frame(bytes: &[u8], generation: u64, index: u32, last_crc: u32) -> Option<(u16, &[u8], u32)> {
+fn frame<'a>(dir: &Path, bytes: &'a [u8], generation: u64, index: u32, last_crc: u32) -> Option<(u16, &'a [u8], u32)> {
     let mut header = bytes.get(..HEADER_BYTES)?;
     let checked = &bytes[..HEADER_BYTES - 8];
     if header.get_u32_le() != MAGIC || header.get_u16_le() != VERSION {
@@ -305,7 +311,7 @@ fn frame(bytes: &[u8], generation: u64, index: u32, last_crc: u32) -> Option<(u1
     let length = usize::try_from(header.get_u64_le()).ok()?;
     let crc = header.get_u32_le();
     let body = bytes.get(HEADER_BYTES..HEADER_BYTES.checked_add(length)?)?;
-    let whole = crc32c::crc32c_append(crc32c::crc32c(checked), body) == crc;
+    let whole = checksum(dir, checked, body) == crc;
     (whole && place == (generation, index, last_crc)).then_some((flags, body, crc))
 }
 

@@ -628,10 +628,15 @@ pub async fn remove_partition_dir(io: &Io, data_dir: &Path, dir: &Path, renamed:
         result => result?,
     }
     io.sync_dir(data_dir).await?;
-    for entry in io.read_dir(&doomed).await? {
-        io.remove_file(&doomed.join(entry.name)).await?;
+    remove_dir_with_files(io, &doomed).await
+}
+
+/// Removes a directory and the files in it; it holds no directories.
+async fn remove_dir_with_files(io: &Io, dir: &Path) -> io::Result<()> {
+    for entry in io.read_dir(dir).await? {
+        io.remove_file(&dir.join(entry.name)).await?;
     }
-    io.remove_dir(&doomed).await
+    io.remove_dir(dir).await
 }
 
 impl TailCache {

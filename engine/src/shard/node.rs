@@ -17,7 +17,7 @@ use std::sync::Arc;
 use super::identity;
 use super::message::{Reply, Request, owner};
 use super::quorum::Quorum;
-use super::{Shard, ShardStart, partition_dir, remove_partition_dir};
+use super::{Shard, ShardStart, partition_dir, remove_dir_with_files, remove_partition_dir};
 use crate::controller::{ControllerReply, ControllerRequest, MetadataImage, Settings};
 use crate::io::local::{self, Bell};
 use crate::io::mailbox::{Mailbox, mailboxes};
@@ -498,11 +498,7 @@ const GONE: &str = "-gone";
 /// Removes what is left of journals that are being removed.
 async fn remove_gone_journals(io: &Io, root: &Path) -> io::Result<()> {
     for entry in io.read_dir(root).await?.iter().filter(|entry| entry.is_dir && entry.name.ends_with(GONE)) {
-        let dir = root.join(&entry.name);
-        for file in io.read_dir(&dir).await? {
-            io.remove_file(&dir.join(file.name)).await?;
-        }
-        io.remove_dir(&dir).await?;
+        remove_dir_with_files(io, &root.join(&entry.name)).await?;
     }
     io.sync_dir(root).await
 }
@@ -588,11 +584,7 @@ impl Core {
                 let doomed = format!("@doomed-{}", entry.name);
                 remove_partition_dir(io, data_dir, &data_dir.join(&entry.name), &doomed).await?;
             } else if entry.is_dir && entry.name.starts_with("@doomed-") {
-                let dir = data_dir.join(&entry.name);
-                for file in io.read_dir(&dir).await? {
-                    io.remove_file(&dir.join(file.name)).await?;
-                }
-                io.remove_dir(&dir).await?;
+                remove_dir_with_files(io, &data_dir.join(&entry.name)).await?;
             }
         }
         Ok(())

@@ -62,9 +62,10 @@ pub enum Change {
 }
 
 /// Only what strings of requests make too long for its length field; a request has the same field.
-const FITS: &str = "a group's strings came in requests";
+pub const FITS: &str = "a group's strings came in requests";
 
-fn value<'a, V: crate::protocol::Message<'a>>(value: &V) -> Option<Bytes> {
+/// A record's content.
+pub fn value<'a, V: crate::protocol::Message<'a>>(value: &V) -> Option<Bytes> {
     Some(encode_value(value, 0).expect(FITS))
 }
 

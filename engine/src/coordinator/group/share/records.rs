@@ -13,7 +13,7 @@ use super::{Current, Metadata};
 use crate::coordinator::Record;
 use crate::coordinator::group::Client;
 use crate::coordinator::group::assignor::Assignment;
-use crate::coordinator::group::consumer::records::assignment;
+use crate::coordinator::group::consumer::records::{FITS, assignment, value};
 use crate::protocol::data::share_group_current_member_assignment_value::{
     self, ShareGroupCurrentMemberAssignmentValue,
 };
@@ -29,7 +29,7 @@ use crate::protocol::data::{
     ShareGroupStatePartitionMetadataKey, ShareGroupTargetAssignmentMemberKey, ShareGroupTargetAssignmentMetadataKey,
     ShareGroupTargetAssignmentMetadataValue,
 };
-use crate::protocol::value::{decode_key, decode_value, encode_key, encode_value};
+use crate::protocol::value::{decode_key, decode_value, encode_key};
 use crate::protocol::{DecodeError, RecordData, Uuid};
 
 /// A change of a group. Those without content are tombstones.
@@ -64,13 +64,6 @@ pub enum Change {
     Partitions(StatePartitions),
     /// It knows nothing.
     PartitionsEnd,
-}
-
-/// Only what strings of requests make too long for its length field; a request has the same field.
-const FITS: &str = "a group's strings came in requests";
-
-fn value<'a, V: crate::protocol::Message<'a>>(value: &V) -> Option<Bytes> {
-    Some(encode_value(value, 0).expect(FITS))
 }
 
 fn member_key(group: &str, member: &str) -> Bytes {

@@ -17,11 +17,13 @@
 #   MEMBERS, PARTITIONS  of the group and its topic (200, 400)
 #   ROUNDS       turns of each broker with each protocol (3); one takes about three minutes
 #   EVENTS       joins and leaves in each turn (3)
+#   BROKERS      which brokers, and in which order (corelog kafka)
 #   SESSION      session timeout in seconds, of both protocols (10); all else is Kafka's default
 #   QUIET        a group is stable after so many seconds without a change (7); more than a heartbeat's interval of 5
 #   BIN          the broker ($CARGO_TARGET_DIR/release/corelog, built if it is not there)
 #   COMMIT       what BIN was built from (this tree's)
 #   KAFKA_LIBS   folder of Kafka 4.1's jars; without it they are fetched once through Maven
+#   NICE         nice level of brokers and clients alike, such as -15 on a machine with other work (0)
 #   HOLD         no turn begins while this file exists, so that others on the machine can measure
 set -euo pipefail
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
@@ -56,6 +58,12 @@ PROGRAM=$CACHE/group-bench-$(cat "$ROOT"/scripts/group-bench/* | sha256sum | cut
 [ -x "$PROGRAM" ] || (mkdir -p "$CACHE" && cd "$ROOT/scripts/group-bench" && go build -o "$PROGRAM" .) ||
   give_up "scripts/group-bench cannot be built"
 
+NICE=${NICE:-0}
+if [ "$NICE" != 0 ]; then
+  renice -n "$NICE" -p $$ >/dev/null || give_up "a nice level of $NICE is not allowed"
+  # Where Linux schedules by session, a nice level counts only within.
+  [ ! -e /proc/$$/autogroup ] || echo "$NICE" >/proc/$$/autogroup
+fi
 MEMBERS=${MEMBERS:-200}
 # Some connections for each member, on both sides.
 ulimit -n "$(ulimit -H -n)"
@@ -65,10 +73,10 @@ finish() { [ -z "$CHILD" ] || { kill "$CHILD" && wait "$CHILD"; } 2>/dev/null ||
 trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
-"$PROGRAM" -corelog "$BIN" -kafka-libs "$KAFKA_LIBS" -data "$WORK" -commit "$COMMIT" -hold "${HOLD:-}" \
+"$PROGRAM" -corelog "$BIN" -kafka-libs "$KAFKA_LIBS" -data "$WORK" -commit "$COMMIT" -hold "${HOLD:-}" -nice "$NICE" \
   -out "${OUT:-$ROOT/bench-results/$(date +%F)-$(nproc)cpus/group-$MEMBERS}" -members "$MEMBERS" \
   -partitions "${PARTITIONS:-400}" -rounds "${ROUNDS:-3}" -events "${EVENTS:-3}" -session "${SESSION:-10}" \
-  -quiet "${QUIET:-7}" ${1:+-protocols "$*"} &
+  -quiet "${QUIET:-7}" -brokers "${BROKERS:-corelog kafka}" ${1:+-protocols "$*"} &
 CHILD=$!
 rc=0; wait "$CHILD" || rc=$?
 CHILD=

@@ -16,10 +16,10 @@ import (
 
 // options are the settings of a run; group-bench.sh says what they are for.
 type options struct {
-	corelog, libs, out, data, commit, hold string
-	members, partitions, rounds, events    int
-	session, quiet, patience               time.Duration
-	protocols                              []string
+	corelog, libs, out, data, commit, hold    string
+	members, partitions, rounds, events, nice int
+	session, quiet, patience                  time.Duration
+	protocols                                 []string
 }
 
 var opt options
@@ -40,9 +40,11 @@ func parse() {
 	flag.IntVar(&opt.partitions, "partitions", 400, "partitions of the topic")
 	flag.IntVar(&opt.rounds, "rounds", 3, "turns of each broker with each protocol")
 	flag.IntVar(&opt.events, "events", 3, "joins and leaves in each turn")
+	flag.IntVar(&opt.nice, "nice", 0, "the nice level that this runs with; only noted")
 	session := seconds("session", 10, "session timeout")
 	quiet := seconds("quiet", 7, "without a change until the group counts as stable")
 	patience := seconds("patience", 120, "until a group counts as never getting stable")
+	brokers := flag.String("brokers", "corelog kafka", "which brokers, in which order")
 	names := flag.String("protocols", strings.Join(protocolNames(), " "), "which protocols")
 	flag.Parse()
 	opt.session, opt.quiet, opt.patience = session(), quiet(), patience()
@@ -50,6 +52,16 @@ func parse() {
 	for _, name := range opt.protocols {
 		if _, known := protocols[name]; !known {
 			fail("there is no protocol %s; there are %s", name, strings.Join(protocolNames(), " "))
+		}
+	}
+	for _, name := range strings.Fields(*brokers) {
+		switch name {
+		case "corelog":
+			running = append(running, corelog())
+		case "kafka":
+			running = append(running, kafka())
+		default:
+			fail("there is no broker %s; there are corelog and kafka", name)
 		}
 	}
 	if opt.members < 2 || opt.partitions <= opt.members {
@@ -82,7 +94,6 @@ func main() {
 			fail("%v", err)
 		}
 	}
-	running = []*broker{corelog(), kafka()}
 	for _, b := range running {
 		if err := b.start(); err != nil {
 			fail("%v", err)

@@ -58,6 +58,7 @@ func environment() {
 			float64(opt.partitions)/sendEvery.Seconds()),
 		fmt.Sprintf("runs        %d rounds of a start, %d joins and leaves in turn, and a kill; stable after %.0f s without a change",
 			opt.rounds, opt.events, opt.quiet.Seconds()),
+		fmt.Sprintf("priority    nice %d for brokers and clients alike", opt.nice),
 		"load        " + strings.TrimSpace(string(file("/proc/loadavg"))) + " before",
 	}
 	write("environment.txt", []byte(strings.Join(lines, "\n")+"\n"))

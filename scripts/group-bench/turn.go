@@ -156,7 +156,7 @@ func (t *turn) event(kind string, happen func() error) bool {
 // --- the topic and its records --------------------------------------------------------------------------------------
 
 func (t *turn) createTopic() error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	request := kmsg.NewPtrCreateTopicsRequest()
 	topic := kmsg.NewCreateTopicsRequestTopic()
@@ -169,11 +169,20 @@ func (t *turn) createTopic() error {
 	if err := kerr.ErrorForCode(response.Topics[0].ErrorCode); err != nil {
 		return err
 	}
-	// Until every partition takes records.
-	for p := range opt.partitions {
-		t.admin.Produce(ctx, t.record(p), nil)
+	// Until every partition takes records, and has some KB of them: with its second index entry Kafka touches the index
+	// files of a partition for the first time, which costs it up to 40 ms for each, and because all partitions grow alike
+	// it would come to all of them at once in the midst of the group's life.
+	for _, size := range []int{8 << 10, 8, 8 << 10, 8} {
+		for p := range opt.partitions {
+			record := t.record(p)
+			record.Value = append(record.Value, make([]byte, size-8)...)
+			t.admin.Produce(ctx, record, nil)
+		}
+		if err := t.admin.Flush(ctx); err != nil {
+			return err
+		}
 	}
-	return t.admin.Flush(ctx)
+	return nil
 }
 
 func (t *turn) deleteTopic() {

@@ -2,9 +2,9 @@
 # How long a large group takes to get stable, on this repository's broker and on Apache Kafka, turn by turn within one
 # run. In each turn a group reads a topic that is written to slowly, and then:
 #   start   all members come, spread over 5 s
-#   join    one more comes            } EVENTS times
-#   leave   one says farewell         }
-#   kill    one vanishes; its session has to run out
+#   join    one more comes                             }
+#   leave   one says farewell                          } EVENTS times
+#   kill    one vanishes; its session has to run out   }
 # It counts until the last change of anybody's partitions, behind which each partition has one owner and each member
 # has partitions. It also tells which members had to stop reading what they kept, and how long records waited.
 #   scripts/group-bench.sh [PROTOCOL...]   without any: all of them
@@ -16,7 +16,7 @@
 #   OUT          where results go (bench-results/DATE-CPUS/group-MEMBERS)
 #   MEMBERS, PARTITIONS  of the group and its topic (200, 400)
 #   ROUNDS       turns of each broker with each protocol (3); one takes about three minutes
-#   EVENTS       joins and leaves in each turn (3)
+#   EVENTS       joins, leaves and kills in each turn (3)
 #   BROKERS      which brokers, and in which order (corelog kafka)
 #   SESSION      session timeout in seconds, of both protocols (10); all else is Kafka's default
 #   QUIET        a group is stable after so many seconds without a change (7); more than a heartbeat's interval of 5

@@ -39,7 +39,7 @@ func parse() {
 	flag.IntVar(&opt.members, "members", 200, "members of the group")
 	flag.IntVar(&opt.partitions, "partitions", 400, "partitions of the topic")
 	flag.IntVar(&opt.rounds, "rounds", 3, "turns of each broker with each protocol")
-	flag.IntVar(&opt.events, "events", 3, "joins and leaves in each turn")
+	flag.IntVar(&opt.events, "events", 3, "joins, leaves and kills in each turn")
 	flag.IntVar(&opt.nice, "nice", 0, "the nice level that this runs with; only noted")
 	session := seconds("session", 10, "session timeout")
 	quiet := seconds("quiet", 7, "without a change until the group counts as stable")

@@ -56,7 +56,7 @@ func environment() {
 			opt.session.Milliseconds(), heartbeat.Milliseconds()),
 		fmt.Sprintf("group       %d members, %d partitions, %.0f records/s", opt.members, opt.partitions,
 			float64(opt.partitions)/sendEvery.Seconds()),
-		fmt.Sprintf("runs        %d rounds of a start, %d joins and leaves in turn, and a kill; stable after %.0f s without a change",
+		fmt.Sprintf("runs        %d rounds of a start and %d times a join, a leave and a kill; stable after %.0f s without a change",
 			opt.rounds, opt.events, opt.quiet.Seconds()),
 		fmt.Sprintf("priority    nice %d for brokers and clients alike", opt.nice),
 		"load        " + strings.TrimSpace(string(file("/proc/loadavg"))) + " before",

@@ -54,7 +54,7 @@ func environment() {
 		"both        " + strings.Join(groupSettings(), " "),
 		fmt.Sprintf("classic     session.timeout.ms=%d heartbeat.interval.ms=%d rebalance timeout 60 s",
 			opt.session.Milliseconds(), heartbeat.Milliseconds()),
-		fmt.Sprintf("group       %d members, %d partitions, %.0f records/s", opt.members, opt.partitions,
+		fmt.Sprintf("group       %d members, %d partitions, %.0f records/s, segment.index.bytes=65536", opt.members, opt.partitions,
 			float64(opt.partitions)/sendEvery.Seconds()),
 		fmt.Sprintf("runs        %d rounds of a start and %d times a join, a leave and a kill; stable after %.0f s without a change",
 			opt.rounds, opt.events, opt.quiet.Seconds()),

@@ -84,8 +84,13 @@ func (t *turn) live(random *rand.Rand) {
 	if t.round == 0 {
 		events, kill = 1, nil
 	}
+	// At any moment of the members' beats, not always as long after the last change.
+	then := func(kind string, happen func() error) bool {
+		time.Sleep(time.Duration(random.Int63n(int64(consumerHeartbeat))))
+		return t.event(kind, happen)
+	}
 	for range events {
-		if !t.event("join", t.join) || !t.event("leave", leave) || (kill != nil && !t.event("kill", kill)) {
+		if !then("join", t.join) || !then("leave", leave) || (kill != nil && !then("kill", kill)) {
 			return
 		}
 	}

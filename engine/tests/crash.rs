@@ -46,6 +46,7 @@ impl Run {
             memory_bytes: 64 << 20,
             settings,
             accept_loss: false,
+            past_journal_bytes: None,
         });
         let mut mailboxes: Vec<_> = node_mailboxes(&config).into_iter().map(Some).collect();
         let ready = Rc::new(RefCell::new(None));

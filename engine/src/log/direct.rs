@@ -72,7 +72,8 @@ impl Extent {
         let start = self.position - self.position % BLOCK as u64;
         let from = (self.position - start) as usize;
         let bytes = file.read_at(start, round_up(from + self.length as usize)).await?.freeze();
-        let found = bytes.get(from..from + self.length as usize).map(|_| bytes.slice(from..from + self.length as usize));
+        let found =
+            bytes.get(from..from + self.length as usize).map(|_| bytes.slice(from..from + self.length as usize));
         let whole = found.filter(|bytes| planted!(NoCrcAtRecovery) || crc32c::crc32c(bytes) == self.crc);
         if whole.is_none() {
             tracing::error!(partition = %id, extent = ?self, "batches that had been written past the journal are damaged");
@@ -260,3 +261,6 @@ async fn give_to_journal(log: &SharedLog, journal: &Journal) {
         log.copy_forward(journal, &chunk);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -547,7 +547,9 @@ fn replay(mut record: LogRecord, mut said: Vec<Said>, gaps: &[Gap]) -> Recovered
                 let rest = Entry { base_offset: end, ..entry };
                 end = entry.end_offset;
                 pieces.push(match entry.kind {
-                    EntryKind::Extent => Extent::decode(&bytes).map_or(Piece::Damaged(end), |at| Piece::Extent(rest, at)),
+                    EntryKind::Extent => {
+                        Extent::decode(&bytes).map_or(Piece::Damaged(end), |at| Piece::Extent(rest, at))
+                    }
                     _ => Piece::Bytes(rest, behind(&bytes, rest.base_offset)),
                 });
             }

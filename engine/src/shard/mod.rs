@@ -319,7 +319,11 @@ impl Shard {
     }
 
     /// Judges and appends one batch; gives its answer and the offset that must be durable for it.
-    async fn append(self: &Rc<Shard>, produce: &Produce, part: &message::ProducePart) -> (Produced, Option<(PartitionId, i64)>) {
+    async fn append(
+        self: &Rc<Shard>,
+        produce: &Produce,
+        part: &message::ProducePart,
+    ) -> (Produced, Option<(PartitionId, i64)>) {
         if self.disk_full.get() || self.failure.is_set() || self.stopping.get() {
             return (self.refuse_for_now(part, ErrorCode::KafkaStorageError), None);
         }

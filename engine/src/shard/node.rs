@@ -763,9 +763,7 @@ impl Shard {
                     let mut dir = PathBuf::new();
                     self.with_log(id, |log| dir = log.dir().to_owned());
                     match extent.read(&self.io, &dir, id).await? {
-                        Some(bytes) => {
-                            self.adopt_bytes(id, &entry, &recovery::behind(&bytes, entry.base_offset)).await
-                        }
+                        Some(bytes) => self.adopt_bytes(id, &entry, &recovery::behind(&bytes, entry.base_offset)).await,
                         None => self.adopt_damage(id, entry.end_offset).await,
                     }
                 }

@@ -163,10 +163,20 @@ impl Direct {
     }
 }
 
-/// Writes what waits, until nothing does. With an error nothing waits either: the journal has it. There is one writer
-/// of a log at a time, and none while the log is drained or flushed.
-pub async fn write_waiting(io: &Io, log: &SharedLog, journal: &Journal, finished: &Bell) -> io::Result<()> {
+/// Writes what waits, until nothing does. With an error, or when it must not go on, nothing waits either: the journal has
+/// it. There is one writer of a log at a time, and none while the log is drained or flushed.
+pub async fn write_waiting(
+    io: &Io,
+    log: &SharedLog,
+    journal: &Journal,
+    finished: &Bell,
+    may_go_on: impl Fn() -> bool,
+) -> io::Result<()> {
     loop {
+        if !may_go_on() {
+            give_to_journal(log, journal).await;
+            return Ok(());
+        }
         let first = log.borrow().direct.first_offset().filter(|_| !log.borrow().deleted);
         let Some(first) = first else {
             log.borrow_mut().direct = Direct::default();
@@ -242,7 +252,7 @@ fn name_extents(log: &mut super::Log, journal: &Journal, chunks: &[Chunk]) {
     }
 }
 
-/// The segment takes nothing: what waits goes to the journal as bytes, in its order.
+/// What waits goes to the journal as bytes, in its order.
 async fn give_to_journal(log: &SharedLog, journal: &Journal) {
     loop {
         let next = {

@@ -39,7 +39,7 @@ impl Shard {
             self.keeping_house.set(true);
             self.drain_large().await;
             old.extend(self.forget_old_segments());
-            let fills = self.journal.files_in_use() > JOURNAL_FILES / 4 || self.has_many_extents();
+            let fills = self.has_many_extents() || self.journal.files_in_use() > JOURNAL_FILES / 4;
             if (fills || !old.is_empty()) && self.try_checkpoint().await {
                 self.remove_old_files(std::mem::take(&mut old)).await;
             }
@@ -53,7 +53,7 @@ impl Shard {
     /// Whether a start would have much to read that has gone past the journal: as much as makes one of the journal's own.
     fn has_many_extents(&self) -> bool {
         let bytes: u64 = self.partitions.borrow().values().map(|partition| partition.log.borrow().extent_bytes()).sum();
-        self.is_past_bound.set(bytes >= self.most_extent_bytes);
+        self.extent_bytes.set(bytes);
         bytes >= self.most_extent_bytes / 4
     }
 

@@ -94,8 +94,8 @@ pub struct Shard {
     past_journal: usize,
     /// Bytes that may have gone past it since the last checkpoint.
     most_extent_bytes: u64,
-    /// Whether so many have: large batches go to the journal until there is a checkpoint.
-    is_past_bound: Cell<bool>,
+    /// Bytes that have; with the most of them, large batches go to the journal until there is a checkpoint.
+    extent_bytes: Cell<u64>,
     /// Logs with batches on their way past the journal.
     direct_writers: Cell<usize>,
 }
@@ -177,7 +177,7 @@ impl Shard {
             keeping_house: Cell::new(false),
             past_journal: start.past_journal,
             most_extent_bytes: start.most_extent_bytes,
-            is_past_bound: Cell::new(false),
+            extent_bytes: Cell::new(0),
             direct_writers: Cell::new(0),
         })
     }
@@ -348,7 +348,7 @@ impl Shard {
         let Some(partition) = partitions.get_mut(&part.id) else {
             return (Produced::refused(ErrorCode::NotLeaderOrFollower), None);
         };
-        if batch.batch.len() >= self.past_journal && !self.is_past_bound.get() {
+        if batch.batch.len() >= self.past_journal && self.may_have_extents() {
             self.open_direct(&partition.log);
         }
         match partition.append(&self.journal, &batch, part.guard) {
@@ -374,13 +374,19 @@ impl Shard {
         self.direct_writers.set(self.direct_writers.get() + 1);
         let (shard, log) = (self.clone(), log.clone());
         self.io.spawn(Class::Foreground, async move {
-            let result = direct::write_waiting(&shard.io, &log, &shard.journal, &shard.drained).await;
+            let may_go_on = || shard.may_have_extents();
+            let result = direct::write_waiting(&shard.io, &log, &shard.journal, &shard.drained, may_go_on).await;
             shard.direct_writers.set(shard.direct_writers.get() - 1);
             shard.drained.ring();
             if result.is_err() {
                 shard.judge("a write to a segment", result).await;
             }
         });
+    }
+
+    /// Whether more may go past the journal before the next checkpoint.
+    fn may_have_extents(&self) -> bool {
+        self.extent_bytes.get() < self.most_extent_bytes
     }
 
     /// Waits until another batch of the partition may wait for its segment; false if the request's time is over.
@@ -456,7 +462,10 @@ impl Shard {
             for (entry, bytes) in durable.group.payloads() {
                 let Some(partition) = partitions.get_mut(&entry.id) else { continue };
                 let mut log = partition.log.borrow_mut();
-                let cost = log.on_durable(entry, bytes, durable.file_sequence).max(share);
+                let bytes = log.on_durable(entry, bytes, durable.file_sequence);
+                if entry.kind == EntryKind::Extent {
+                    self.extent_bytes.set(self.extent_bytes.get() + bytes as u64);
+                }
                 if entry.kind == EntryKind::LogStart {
                     self.started.ring();
                     continue;
@@ -464,7 +473,7 @@ impl Shard {
                 if log.undrained_bytes() >= DRAIN_BYTES {
                     self.housekeeping.ring();
                 }
-                self.cache.borrow_mut().note(entry.id, entry.end_offset, cost);
+                self.cache.borrow_mut().note(entry.id, entry.end_offset, bytes.max(share));
                 touched.push(entry.id);
             }
             touched.sort_unstable();

@@ -33,6 +33,8 @@ struct Seen {
     durable: Rc<Cell<i64>>,
     drained: Rc<Cell<i64>>,
     refused: Rc<Cell<bool>>,
+    /// Whether the writer must not go on when so many are durable.
+    stops_at: Rc<Cell<i64>>,
 }
 
 /// Appends a batch to the journal and all others past it.
@@ -75,7 +77,9 @@ async fn append_all(io: Io, seen: Seen) -> io::Result<()> {
             let (io, log, journal, seen) = (io.clone(), log.clone(), journal.clone(), seen.clone());
             let writer_io = io.clone();
             io.spawn(Class::Foreground, async move {
-                let result = write_waiting(&writer_io, &log, &journal, &Bell::default()).await;
+                let may_go_on =
+                    || seen.durable.get() < seen.stops_at.get() || seen.durable.get() > seen.stops_at.get() + 5;
+                let result = write_waiting(&writer_io, &log, &journal, &Bell::default(), may_go_on).await;
                 seen.refused.set(seen.refused.get() || result.is_err());
                 seen.drained.set(log.borrow().drained_end_offset());
             });
@@ -126,6 +130,7 @@ fn bytes_of(batch: &BatchView<'_>) -> Vec<u8> {
 fn started(seed: u64) -> (World, NodeId, Seen) {
     let world = World::new(seed, Faults::none());
     let (node, seen) = (world.add_node(), Seen::default());
+    seen.stops_at.set(i64::MAX / 2);
     world.start(node, 1, |io| {
         let seen = seen.clone();
         async move { append_all(io, seen).await.expect("a disk without faults") }
@@ -138,6 +143,7 @@ fn what_was_durable_is_found_whenever_the_power_goes() {
     let mut all_extents = 0;
     for seed in 0..150 {
         let (world, node, seen) = started(seed);
+        seen.stops_at.set(1 + seed as i64 % BATCHES);
         assert!(world.run_until(Duration::from_secs(5), || seen.durable.get() > 0), "the first batch is durable");
         world.run_for(Duration::from_micros(seed * 100));
         let durable = seen.durable.get();

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::{Buf, BufMut, Bytes};
 
+use super::journal;
 use super::offset_index::{ENTRY_BYTES, Run};
 use super::transaction_index::{self, AbortedTransaction};
 use crate::io::buffer::{BLOCK, Buffer, round_down, round_up};
@@ -322,10 +323,21 @@ pub struct SegmentWrite {
 impl SegmentWrite {
     /// Writes. Nothing is durable by it.
     pub async fn run(&self) -> io::Result<()> {
-        if let Some((from, len)) = self.allocate {
-            self.file.allocate(from, len).await?;
-        }
+        self.make_room().await?;
         self.file.write_at(self.position, self.bytes.clone()).await
+    }
+
+    /// Writes, and flushes what was written.
+    pub async fn run_durable(&self) -> io::Result<()> {
+        self.make_room().await?;
+        self.file.write_durable_at(self.position, self.bytes.clone()).await
+    }
+
+    async fn make_room(&self) -> io::Result<()> {
+        match self.allocate {
+            Some((from, len)) => self.file.allocate(from, len).await,
+            None => Ok(()),
+        }
     }
 }
 
@@ -352,7 +364,7 @@ struct TransactionsWrite {
 
 impl TransactionsWrite {
     async fn run(&self) -> io::Result<()> {
-        let file = self.io.open(&self.path, OpenMode::Create).await?;
+        let file = open_alone(&self.io, &self.path, OpenMode::Create).await?;
         if !self.entries.is_empty() {
             file.write_at(self.position, self.entries.clone()).await?;
         }
@@ -382,7 +394,16 @@ impl SegmentSync {
 }
 
 async fn open_files(io: &Io, dir: &Path, segment: &Segment, mode: OpenMode) -> io::Result<(File, File)> {
-    Ok((io.open(&segment.log_path(dir), mode).await?, io.open(&segment.index_path(dir), OpenMode::Create).await?))
+    let file = open_alone(io, &segment.log_path(dir), mode).await?;
+    Ok((file, open_alone(io, &segment.index_path(dir), OpenMode::Create).await?))
+}
+
+/// Opens a file to be written, when nobody else writes it any more: a write of a process that was killed may still be in
+/// the kernel's hands, and would put the zeros behind its end over what is written now.
+async fn open_alone(io: &Io, path: &Path, mode: OpenMode) -> io::Result<File> {
+    let file = io.open(path, mode).await?;
+    journal::lock(io, &file).await?;
+    Ok(file)
 }
 
 /// The bytes of the last, incomplete block, and whether the open run matches its checksum.
@@ -491,4 +512,56 @@ fn walk(bytes: &[u8], start: u64, mut offset: i64) -> Vec<Run> {
         position += batch.total_size() as u64;
     }
     runs
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::io::sim::{CrashKind, FaultClass, Faults, World};
+    use crate::record::BatchBuilder;
+
+    const DIR: &str = "/t-0";
+
+    fn chunk(number: usize) -> Bytes {
+        let mut batch = BatchBuilder::new();
+        batch.append(1, None, Some(&[number as u8; 700]), &[]);
+        let mut bytes = batch.finish();
+        crate::record::batch::set_base_offset(&mut bytes, number as i64);
+        bytes.into()
+    }
+
+    /// Makes the segment and appends so many batches one by one.
+    async fn write(io: Io, batches: usize) {
+        let _ = io.create_dir(Path::new(DIR)).await;
+        let mut active = ActiveSegment::create(&io, Path::new(DIR), 0).await.expect("a disk that works");
+        for number in 0..batches {
+            let write = active.prepare_append(&[chunk(number)]);
+            write.run().await.expect("a disk that works");
+            active.appended(&[chunk(number)], write);
+        }
+    }
+
+    #[test]
+    fn what_a_killed_process_still_writes_is_waited_for() {
+        let mut in_flight = 0;
+        for seed in 0..60 {
+            let world = World::new(seed, Faults { stall: 0.3, ..Faults::none() });
+            let node = world.add_node();
+            world.start(node, 1, |io| write(io, 8));
+            world.run_for(Duration::from_millis(2));
+            world.crash(node, CrashKind::Kill);
+            in_flight += world.coverage().count(FaultClass::KillInFlight);
+            world.set_faults(Faults::none());
+            world.block_on(node, |io| write(io, 16));
+            world.run_for(Duration::from_secs(20));
+            let path = Segment::new(0).log_path(Path::new(DIR));
+            let content = world.file_content(node, &path).expect("the segment");
+            let whole: usize = (0..16).map(|number| chunk(number).len()).sum();
+            let found = batches(&content[..whole]).filter(|batch| batch.as_ref().is_ok_and(BatchView::crc_ok)).count();
+            assert_eq!(found, 16, "seed {seed}");
+        }
+        assert!(in_flight >= 5, "writes were under way at the kill: {in_flight}");
+    }
 }

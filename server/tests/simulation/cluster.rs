@@ -22,6 +22,8 @@ pub(crate) struct Layout {
     pub(crate) journal_bytes: u64,
     /// For each shard: small, so that reads come from the disk.
     pub(crate) memory_bytes: u64,
+    /// Batches of at least so many bytes are written straight to their segment.
+    pub(crate) past_journal_bytes: Option<usize>,
 }
 
 /// One broker and the machine of its clients.
@@ -56,6 +58,7 @@ impl Cluster {
             memory_bytes: self.layout.memory_bytes * shards as u64,
             settings: Settings::new(1, BTreeMap::new()).expect("defaults are valid"),
             accept_loss,
+            past_journal_bytes: self.layout.past_journal_bytes,
         };
         let mut mailboxes: Vec<_> = node_mailboxes(&node).into_iter().map(Some).collect();
         let config = Arc::new(BrokerConfig {

@@ -92,7 +92,7 @@ pub struct Broker {
     /// What of the configs every request asks for.
     pub limits: FixedLimits,
     /// Who may do what; `None` if everyone may do everything.
-    pub authorizer: Option<Authorizer>,
+    pub authorizer: Option<Arc<Authorizer>>,
     /// How much clients use.
     pub quotas: Rc<QuotaManager>,
     /// Rings when the node stops.
@@ -142,7 +142,7 @@ impl Broker {
         let values = BrokerValues::new(&config.node.settings, &image);
         let fixed = FixedLimits::new(&values);
         let quotas = Rc::new(QuotaManager::new(core.clone(), config.shared.accounts.clone(), &values));
-        let authorizer = Authorizer::new(&values);
+        let authorizer = Authorizer::new(&values).map(Arc::new);
         let slots = fixed.fetch_sessions.div_ceil(core.shards());
         let share_slots = fixed.share_sessions.div_ceil(core.shards());
         Rc::new(Broker {

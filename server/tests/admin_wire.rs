@@ -597,6 +597,61 @@ fn acls_of_groups_and_transactional_ids_are_obeyed() {
 }
 
 #[test]
+fn an_expression_subscribes_to_no_topic_that_its_member_may_not_see() {
+    Bench::new(12, &OPEN).ask(|io, address| async move {
+        let mut client = Client::connect(&io, address, "c").await;
+        for name in ["free", "secret"] {
+            client.ask(&topic(name, 1), 7).await;
+        }
+        // To read is to see, for alice.
+        client.ask(&CreateAclsRequest { creations: vec![acl(2, "secret", "User:alice", 3, 3)] }, 3).await;
+        let find = FindCoordinatorRequest { coordinator_keys: vec!["g".into()], ..Default::default() };
+        client.ask(&find, 4).await;
+        let mut live = ConsumerGroupHeartbeatRequest {
+            group_id: "g".into(),
+            member_id: "m".into(),
+            rebalance_timeout_ms: 60_000,
+            subscribed_topic_regex: Some("free|secret".into()),
+            topic_partitions: Some(Vec::new()),
+            ..Default::default()
+        };
+        let mut joined = client.ask(&live, 1).await;
+        while joined.error_code == E::CoordinatorLoadInProgress.code() {
+            io.sleep(Duration::from_millis(50)).await;
+            joined = client.ask(&live, 1).await;
+        }
+        let topics = joined.assignment.expect("who joins is told").topic_partitions;
+        assert_eq!((joined.error_code, topics.len()), (0, 1));
+
+        // What it may see from now on it gets when the expression is looked up again.
+        let all = DeleteAclsFilter {
+            resource_type_filter: 1,
+            resource_name_filter: None,
+            pattern_type_filter: 1,
+            principal_filter: None,
+            host_filter: None,
+            operation: 1,
+            permission_type: 1,
+        };
+        client.ask(&DeleteAclsRequest { filters: vec![all] }, 3).await;
+        (live.subscribed_topic_regex, live.topic_partitions, live.rebalance_timeout_ms) = (None, None, -1);
+        let began = io.now();
+        let assigned = loop {
+            live.member_epoch = joined.member_epoch;
+            joined = client.ask(&live, 1).await;
+            assert_eq!(joined.error_code, 0);
+            if let Some(assigned) = joined.assignment.take() {
+                break assigned;
+            }
+            io.sleep(Duration::from_secs(20)).await;
+        };
+        assert_eq!(assigned.topic_partitions.len(), 2);
+        let took = io.now().since(began);
+        assert!(took >= Duration::from_secs(580) && took <= Duration::from_secs(620), "{took:?}");
+    });
+}
+
+#[test]
 fn who_has_no_acl_gets_nothing_unless_he_is_super() {
     let strict = ("authorizer.class.name", STANDARD_AUTHORIZER);
     Bench::new(6, &[strict]).ask(|io, address| async move {

@@ -209,10 +209,20 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
     def("unclean.leader.election.enable", T::Boolean, Some("false"), V::Any, Dynamic),
 ];
 
+/// Those that Kafka keeps to itself, sorted by name: shown only when they are set.
+pub const INTERNAL_CONFIGS: &[BrokerConfigDef] = &[
+    def("group.consumer.regex.refresh.interval.ms", T::Int, Some("600000"), V::AtLeast(10_000), Fixed),
+    def("share.coordinator.cold.partition.snapshot.interval.ms", T::Int, Some("300000"), V::AtLeast(1), Fixed),
+    def("share.coordinator.state.topic.prune.interval.ms", T::Int, Some("300000"), V::AtLeast(1), Fixed),
+];
+
 /// The broker config of that name.
 pub fn find(name: &str) -> Option<&'static BrokerConfigDef> {
-    let index = BROKER_CONFIGS.binary_search_by(|def| def.config.name.cmp(name)).ok()?;
-    Some(&BROKER_CONFIGS[index])
+    let find_in = |table: &'static [BrokerConfigDef]| {
+        let index = table.binary_search_by(|def| def.config.name.cmp(name)).ok()?;
+        Some(&table[index])
+    };
+    find_in(BROKER_CONFIGS).or_else(|| find_in(INTERNAL_CONFIGS))
 }
 
 /// Other names of a broker config in coarser units, most specific first, the name itself included.
@@ -452,8 +462,11 @@ mod tests {
 
     #[test]
     fn the_table_is_sorted_and_its_defaults_are_valid() {
-        assert!(BROKER_CONFIGS.is_sorted_by(|a, b| a.config.name < b.config.name) && KAFKAS_WORDS.is_sorted());
-        for def in BROKER_CONFIGS {
+        assert!(KAFKAS_WORDS.is_sorted());
+        for table in [BROKER_CONFIGS, INTERNAL_CONFIGS] {
+            assert!(table.is_sorted_by(|a, b| a.config.name < b.config.name));
+        }
+        for def in BROKER_CONFIGS.iter().chain(INTERNAL_CONFIGS) {
             if let Some(default) = def.config.default {
                 def.config.check(default).unwrap_or_else(|why| panic!("{why}"));
             }

@@ -14,7 +14,7 @@ use engine::protocol::messages::consumer_group_heartbeat::{
 use engine::protocol::{ErrorCode, IntoStatic};
 
 use super::groups::{ask_for, client, for_each_group, refused};
-use crate::authorizer::{Operation, Resource, allows, authorize, authorized_operations};
+use crate::authorizer::{Operation, Resource, allows, authorize, authorized_operations, visible_topics};
 use crate::broker::Broker;
 use crate::dispatch::{Answer, Call, Refusal};
 
@@ -40,7 +40,8 @@ pub async fn heartbeat(broker: &Rc<Broker>, call: &Call, peer: SocketAddr) -> Re
         let error_code = error.code();
         return call.answer(&ConsumerGroupHeartbeatResponse { error_code, ..Default::default() });
     }
-    let asked = GroupRequest::ConsumerHeartbeat { request, client: client(call, peer) };
+    let visible = visible_topics(broker, call);
+    let asked = GroupRequest::ConsumerHeartbeat { request, client: client(call, peer), visible };
     let response = match ask_for(broker, call, Operation::Read, &group, asked).await? {
         Reply::Group(GroupReply::ConsumerHeartbeat(response)) => response,
         other => ConsumerGroupHeartbeatResponse { error_code: refused(&other), ..Default::default() },

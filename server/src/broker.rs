@@ -116,6 +116,8 @@ pub struct FixedLimits {
     pub fetch_sessions: usize,
     /// Share sessions of the node (`group.share.max.share.sessions`).
     pub share_sessions: usize,
+    /// Whether there are groups of the consumer protocol (`group.coordinator.rebalance.protocols`).
+    pub consumer_groups: bool,
 }
 
 impl FixedLimits {
@@ -130,6 +132,9 @@ impl FixedLimits {
             described_partitions: size("max.request.partition.size.limit"),
             fetch_sessions: size("max.incremental.fetch.session.cache.slots"),
             share_sessions: size("group.share.max.share.sessions"),
+            consumer_groups: values
+                .list("group.coordinator.rebalance.protocols")
+                .any(|protocol| protocol == "consumer"),
         }
     }
 }

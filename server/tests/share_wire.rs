@@ -623,6 +623,39 @@ fn offsets_are_described_altered_and_deleted_and_so_is_the_group() {
 }
 
 #[test]
+fn offsets_of_groups_and_topics_that_are_not_there_are_refused() {
+    let (bench, topic) = bench(19, 2, 1, &[EARLIEST]);
+    bench.ask(move |io, address| async move {
+        let mut client = Client::connect(&io, address, "c").await;
+        let mut member = Member::join(&io, address, 1, topic).await;
+        member.leave().await;
+        let delete = |group: &'static str, names: &[&'static str]| DeleteShareGroupOffsetsRequest {
+            group_id: group.into(),
+            topics: names
+                .iter()
+                .map(|name| DeleteShareGroupOffsetsRequestTopic { topic_name: (*name).into() })
+                .collect(),
+        };
+        let refused = client.ask(&delete("", &["t"]), 0).await;
+        let why = refused.error_message.as_deref();
+        assert_eq!((refused.error_code, why), (E::InvalidGroupId.code(), Some("The group id is invalid.")));
+        let unknown = E::GroupIdNotFound.code();
+        assert_eq!(client.ask(&delete("other", &["t"]), 0).await.error_code, unknown);
+        let partition = AlterShareGroupOffsetsRequestPartition { partition_index: 0, start_offset: 1 };
+        let altered = AlterShareGroupOffsetsRequestTopic { topic_name: "t".into(), partitions: vec![partition] };
+        let alter = AlterShareGroupOffsetsRequest { group_id: "other".into(), topics: vec![altered] };
+        assert_eq!(client.ask(&alter, 0).await.error_code, unknown);
+        for (group, error) in [("", E::InvalidGroupId), ("other", E::GroupIdNotFound)] {
+            let describe = ShareGroupDescribeRequest { group_ids: vec![group.into()], ..Default::default() };
+            assert_eq!(client.ask(&describe, 1).await.groups[0].error_code, error.code());
+        }
+        let deleted = client.ask(&delete("g", &["none", "t"]), 0).await;
+        let told: Vec<_> = deleted.responses.iter().map(|topic| (&*topic.topic_name, topic.error_code)).collect();
+        assert_eq!(told, [("t", 0), ("none", E::UnknownTopicOrPartition.code())]);
+    });
+}
+
+#[test]
 fn other_apis_know_share_groups_and_the_other_protocols_leave_them_alone() {
     let (bench, topic) = bench(17, 1, 0, &[]);
     bench.ask(move |io, address| async move {

@@ -7,7 +7,8 @@
 mod support;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -113,12 +114,23 @@ impl Broker {
         results[0]
     }
 
+    /// Ends well: all is in segments.
+    fn stop(self) {
+        self.block_on(|core| async move { core.stop().await });
+        self.world.crash(self.node, CrashKind::Kill);
+    }
+
     fn read(&self, offset: i64, read_committed: bool) -> ReadPart {
+        let part = self.try_read(offset, read_committed);
+        assert_eq!(part.error, ErrorCode::None, "at {offset}");
+        part
+    }
+
+    fn try_read(&self, offset: i64, read_committed: bool) -> ReadPart {
         let from =
             ReadFrom { id: self.id(), current_leader_epoch: -1, last_fetched_epoch: -1, offset, max_bytes: 90_000 };
         let read = Read { read_committed, max_bytes: 90_000, parts: vec![from] };
         let Reply::Read(mut parts) = self.ask(Request::Read(read)) else { panic!("answers its request") };
-        assert_eq!(parts[0].error, ErrorCode::None, "at {offset}");
         parts.remove(0)
     }
 
@@ -261,8 +273,7 @@ fn live(seed: u64) {
         if life % 2 == 0 {
             world.crash(node, CrashKind::PowerLoss);
         } else {
-            broker.block_on(|core| async move { core.stop().await });
-            world.crash(node, CrashKind::Kill);
+            broker.stop();
         }
         world.run_for(Duration::from_secs(40));
     }
@@ -273,6 +284,107 @@ fn committed_records_alone_are_shown_over_crashes() {
     let seeds = std::env::var("SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(4);
     let first = std::env::var("SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
     (first..first + seeds).for_each(live);
+}
+
+/// The partition's files with this ending, and what is in them.
+fn files(world: &World, node: NodeId, ending: &str) -> BTreeMap<PathBuf, Vec<u8>> {
+    let all = world.files(node).into_iter().map(|(path, _)| path);
+    let wanted = all.filter(|path| path.to_string_lossy().ends_with(ending));
+    wanted.map(|path| (path.clone(), world.file_content(node, &path).expect("it is there"))).collect()
+}
+
+/// A life of some segments that ends well.
+fn fill(broker: Broker, model: &mut Model) {
+    for _ in 0..300 {
+        model.step(&broker);
+    }
+    broker.stop();
+}
+
+/// Takes files away from a stopped node.
+fn remove(world: &World, node: NodeId, paths: Vec<PathBuf>) {
+    world.start(node, 1, |io: Io| {
+        let paths = paths.clone();
+        async move {
+            for path in &paths {
+                io.remove_file(path).await.expect("it is there");
+                io.sync_dir(path.parent().expect("a directory")).await.expect("it is there");
+            }
+            std::future::pending::<()>().await
+        }
+    });
+    world.run_for(Duration::from_secs(1));
+    world.crash(node, CrashKind::Kill);
+}
+
+#[test]
+fn a_lost_index_is_made_again_as_it_was() {
+    for seed in 0..4 {
+        let world = Rc::new(World::new(seed, Faults::none()));
+        let node = world.add_node();
+        let mut model = Model::new(seed);
+        fill(Broker::start(world.clone(), node), &mut model);
+        let before = files(&world, node, ".txnindex");
+        assert!(before.len() > 2, "seed {seed}: several segments have aborted transactions");
+        match seed % 2 {
+            0 => remove(&world, node, before.keys().cloned().collect()),
+            _ => before.keys().for_each(|path| drop((0..400).map(|_| world.flip_bit(node, path)).collect::<Vec<_>>())),
+        }
+        let harmed = files(&world, node, ".txnindex");
+        assert!(before.iter().all(|(path, content)| harmed.get(path) != Some(content)));
+
+        let broker = Broker::start(world.clone(), node);
+        model.judge(&broker);
+        let sealed = before.keys().rev().skip(1);
+        for path in sealed {
+            assert!(world.file_content(node, path).as_ref() == before.get(path), "seed {seed}: {}", path.display());
+        }
+        // The one of the segment that goes on is written anew with what comes.
+        fill(broker, &mut model);
+        let after = files(&world, node, ".txnindex");
+        let (path, content) = before.last_key_value().expect("there are several");
+        let entries = content.iter().rposition(|byte| *byte != 0).expect("it has entries");
+        assert!(after[path][..=entries] == content[..=entries], "seed {seed}");
+        model.judge(&Broker::start(world, node));
+    }
+}
+
+#[test]
+fn where_records_are_lost_too_no_aborted_one_is_shown() {
+    for seed in 0..6 {
+        let world = Rc::new(World::new(seed, Faults::none()));
+        let node = world.add_node();
+        let mut model = Model::new(seed);
+        fill(Broker::start(world.clone(), node), &mut model);
+        let logs: Vec<PathBuf> =
+            files(&world, node, ".log").into_keys().filter(|path| path.to_string_lossy().contains("/t-0/")).collect();
+        world.flip_bit(node, &logs[1]).expect("it has content");
+        let indexes = files(&world, node, ".txnindex").into_keys().collect();
+        remove(&world, node, indexes);
+
+        let broker = Broker::start(world, node);
+        let (mut shown, mut refused, mut offset) = (BTreeMap::new(), BTreeSet::new(), 0);
+        while offset < model.last_stable_offset() {
+            let part = broker.try_read(offset, true);
+            match part.error {
+                ErrorCode::None => offset = support::consume_committed(&part, offset, &mut shown),
+                error => {
+                    assert_eq!(error, ErrorCode::CorruptMessage);
+                    refused.insert(offset);
+                    offset += 1;
+                }
+            }
+        }
+        assert!(!refused.is_empty(), "seed {seed}: the damage is met");
+        let last_refused = *refused.last().expect("some are");
+        for (offset, value) in &shown {
+            assert_eq!(model.committed.get(offset), Some(value), "seed {seed}: {offset} was not committed");
+        }
+        let missing = |(offset, _): &(&i64, &String)| !shown.contains_key(offset) && !refused.contains(offset);
+        let lost = model.committed.range(..model.last_stable_offset()).find(missing);
+        assert_eq!(lost, None, "seed {seed}: what is not shown is refused");
+        assert!(shown.keys().any(|offset| *offset > last_refused), "seed {seed}: behind the damage all is well");
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::rc::Rc;
 
 use engine::controller::BrokerValues;
 use engine::controller::acls::{self, Decision, ResourceType, Subject};
+use engine::coordinator::group::Visible;
 use engine::protocol::ErrorCode;
 
 pub use engine::controller::acls::Operation;
@@ -147,13 +148,13 @@ impl Authorizer {
         })
     }
 
-    fn is_super(&self, client: &Client) -> bool {
-        self.super_users.contains(&client.principal)
+    fn is_super(&self, subject: Subject<'_>) -> bool {
+        self.super_users.contains(subject.principal)
     }
 
-    fn allows(&self, acls: &acls::Acls, client: &Client, operation: Operation, resource: Resource<'_>) -> bool {
-        self.is_super(client)
-            || match acls.decide(client.subject(), resource.kind(), resource.name(), operation) {
+    fn allows(&self, acls: &acls::Acls, subject: Subject<'_>, operation: Operation, resource: Resource<'_>) -> bool {
+        self.is_super(subject)
+            || match acls.decide(subject, resource.kind(), resource.name(), operation) {
                 Decision::Allowed => true,
                 Decision::Denied | Decision::NoRule => false,
                 Decision::NoAcl => self.allows_without_acl,
@@ -175,7 +176,7 @@ pub fn authorize(broker: &Broker, call: &Call, operation: Operation, resource: R
 /// Whether the client of a call may do `operation` to `resource`.
 pub fn allows(broker: &Broker, call: &Call, operation: Operation, resource: Resource<'_>) -> bool {
     let Some(authorizer) = &broker.authorizer else { return true };
-    let allowed = authorizer.allows(&broker.image().acls, &call.client, operation, resource);
+    let allowed = authorizer.allows(&broker.image().acls, call.client.subject(), operation, resource);
     if !allowed {
         let client = &call.client;
         tracing::debug!(principal = client.principal, host = client.host, ?operation, ?resource, "denied");
@@ -187,9 +188,20 @@ pub fn allows(broker: &Broker, call: &Call, operation: Operation, resource: Reso
 pub fn allows_on_any_topic(broker: &Broker, call: &Call, operation: Operation) -> bool {
     let Some(authorizer) = &broker.authorizer else { return true };
     let acls = broker.image().acls.clone();
-    authorizer.is_super(&call.client)
+    authorizer.is_super(call.client.subject())
         || acls.allows_on_any(call.client.subject(), ResourceType::Topic, operation)
         || authorizer.allows_without_acl && acls.is_empty()
+}
+
+/// The topics that the client of a call may see, by the ACLs of now.
+pub fn visible_topics(broker: &Broker, call: &Call) -> Visible {
+    let Some(authorizer) = broker.authorizer.clone() else { return Visible::default() };
+    let acls = broker.image().acls.clone();
+    let (principal, host) = (call.client.principal.clone(), call.client.host.clone());
+    Visible::only(move |topic| {
+        let subject = Subject { principal: &principal, host: &host };
+        authorizer.allows(&acls, subject, Operation::Describe, Resource::Topic(topic))
+    })
 }
 
 /// What the client of a call may do to `resource`, as bits of `AclOperation`.

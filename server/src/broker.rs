@@ -92,7 +92,7 @@ pub struct Broker {
     /// What of the configs every request asks for.
     pub limits: FixedLimits,
     /// Who may do what; `None` if everyone may do everything.
-    pub authorizer: Option<Authorizer>,
+    pub authorizer: Option<Arc<Authorizer>>,
     /// How much clients use.
     pub quotas: Rc<QuotaManager>,
     /// Rings when the node stops.
@@ -116,6 +116,8 @@ pub struct FixedLimits {
     pub fetch_sessions: usize,
     /// Share sessions of the node (`group.share.max.share.sessions`).
     pub share_sessions: usize,
+    /// Whether there are groups of the consumer protocol (`group.coordinator.rebalance.protocols`).
+    pub consumer_groups: bool,
 }
 
 impl FixedLimits {
@@ -130,6 +132,9 @@ impl FixedLimits {
             described_partitions: size("max.request.partition.size.limit"),
             fetch_sessions: size("max.incremental.fetch.session.cache.slots"),
             share_sessions: size("group.share.max.share.sessions"),
+            consumer_groups: values
+                .list("group.coordinator.rebalance.protocols")
+                .any(|protocol| protocol == "consumer"),
         }
     }
 }
@@ -142,7 +147,7 @@ impl Broker {
         let values = BrokerValues::new(&config.node.settings, &image);
         let fixed = FixedLimits::new(&values);
         let quotas = Rc::new(QuotaManager::new(core.clone(), config.shared.accounts.clone(), &values));
-        let authorizer = Authorizer::new(&values);
+        let authorizer = Authorizer::new(&values).map(Arc::new);
         let slots = fixed.fetch_sessions.div_ceil(core.shards());
         let share_slots = fixed.share_sessions.div_ceil(core.shards());
         Rc::new(Broker {

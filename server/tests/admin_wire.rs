@@ -23,6 +23,7 @@ use engine::protocol::messages::alter_user_scram_credentials::{
     AlterUserScramCredentialsRequest, ScramCredentialUpsertion,
 };
 use engine::protocol::messages::api_versions::ApiVersionsRequest;
+use engine::protocol::messages::consumer_group_describe::ConsumerGroupDescribeRequest;
 use engine::protocol::messages::consumer_group_heartbeat::ConsumerGroupHeartbeatRequest;
 use engine::protocol::messages::create_acls::{AclCreation, CreateAclsRequest};
 use engine::protocol::messages::create_delegation_token::CreateDelegationTokenRequest;
@@ -328,6 +329,92 @@ fn features_are_only_moved_where_this_build_can_go() {
     });
 }
 
+fn set_for_broker(name: &'static str, value: &'static str) -> IncrementalAlterConfigsRequest<'static> {
+    let config = AlterableConfig { name: name.into(), config_operation: 0, value: Some(value.into()) };
+    let resource = AlterConfigsResource { resource_type: 4, resource_name: "1".into(), configs: vec![config] };
+    IncrementalAlterConfigsRequest { resources: vec![resource], validate_only: false }
+}
+
+#[test]
+fn what_groups_and_transactions_are_set_to_changes_only_by_a_restart() {
+    Bench::new(21, &[("group.coordinator.rebalance.protocols", "classic")]).ask(|io, address| async move {
+        let mut client = Client::connect(&io, address, "c").await;
+        let unsupported = E::UnsupportedVersion.code();
+        let live = ConsumerGroupHeartbeatRequest { group_id: "g".into(), ..Default::default() };
+        assert_eq!(client.ask(&live, 1).await.error_code, unsupported);
+        let describe = ConsumerGroupDescribeRequest { group_ids: vec!["g".into()], ..Default::default() };
+        assert_eq!(client.ask(&describe, 1).await.groups[0].error_code, unsupported);
+
+        let broker = DescribeConfigsResource { resource_type: 4, resource_name: "1".into(), configuration_keys: None };
+        let shown = client.ask(&DescribeConfigsRequest { resources: vec![broker], ..Default::default() }, 4).await;
+        let shown = &shown.results[0].configs;
+        for (name, value) in [
+            ("group.consumer.session.timeout.ms", "50000"),
+            ("group.coordinator.rebalance.protocols", "classic,consumer"),
+            ("group.coordinator.threads", "8"),
+            ("group.share.max.size", "100"),
+            ("offsets.retention.minutes", "5"),
+            ("offsets.topic.replication.factor", "1"),
+            ("share.coordinator.threads", "2"),
+            ("transaction.max.timeout.ms", "60000"),
+            ("transaction.state.log.min.isr", "1"),
+            ("transactional.id.expiration.ms", "60000"),
+        ] {
+            let answer = client.ask(&set_for_broker(name, value), 1).await;
+            let why = format!("Cannot update these configs dynamically: Set({name})");
+            let answer = &answer.responses[0];
+            assert_eq!((answer.error_code, answer.error_message.as_deref()), (E::InvalidRequest.code(), Some(&*why)));
+            let shown = shown.iter().find(|config| config.name == name).expect("it is shown");
+            assert!(shown.read_only, "{name}");
+        }
+        let internal = |name: &str| shown.iter().any(|config| config.name == name);
+        assert!(!internal("share.coordinator.state.topic.prune.interval.ms"), "Kafka keeps it to itself");
+    });
+}
+
+#[test]
+fn partitions_of_transactions_are_verified_unless_that_is_turned_off() {
+    Bench::new(22, &[]).ask(|io, address| async move {
+        let mut client = Client::connect(&io, address, "c").await;
+        client.ask(&topic("t", 1), 7).await;
+        let init = InitProducerIdRequest {
+            transactional_id: Some("x".into()),
+            transaction_timeout_ms: 60_000,
+            producer_id: -1,
+            producer_epoch: -1,
+        };
+        let find = FindCoordinatorRequest { key_type: 1, coordinator_keys: vec!["x".into()], ..Default::default() };
+        client.ask(&find, 4).await;
+        let mut producer = client.ask(&init, 4).await;
+        while producer.error_code == E::CoordinatorLoadInProgress.code() {
+            io.sleep(Duration::from_millis(50)).await;
+            producer = client.ask(&init, 4).await;
+        }
+        assert_eq!(producer.error_code, 0);
+        let records = || {
+            let id = (producer.producer_id, producer.producer_epoch);
+            let mut batch = BatchBuilder::new().producer(id.0, id.1, 0).transactional(true);
+            batch.append(-1, None, Some(b"value"), &[]);
+            Some(Records::Chunks(vec![batch.finish().into()]))
+        };
+        let produce = || ProduceRequest {
+            acks: -1,
+            timeout_ms: 10_000,
+            transactional_id: Some("x".into()),
+            topic_data: vec![TopicProduceData {
+                name: "t".into(),
+                partition_data: vec![PartitionProduceData { index: 0, records: records() }],
+                ..Default::default()
+            }],
+        };
+        let refused = client.ask(&produce(), 11).await.responses[0].partition_responses[0].error_code;
+        assert_eq!(refused, E::TransactionAbortable.code(), "it was not added to the transaction");
+        let off = set_for_broker("transaction.partition.verification.enable", "false");
+        assert_eq!(client.ask(&off, 1).await.responses[0].error_code, 0);
+        assert_eq!(client.ask(&produce(), 11).await.responses[0].partition_responses[0].error_code, 0);
+    });
+}
+
 fn acl(kind: i8, name: &str, principal: &str, operation: i8, permission: i8) -> AclCreation<'static> {
     AclCreation {
         resource_type: kind,
@@ -593,6 +680,61 @@ fn acls_of_groups_and_transactional_ids_are_obeyed() {
         assert_eq!(client.ask(&batched, 5).await.error_code, E::ClusterAuthorizationFailed.code());
         let describe = DescribeTransactionsRequest { transactional_ids: vec!["hers".into()] };
         assert_eq!(client.ask(&describe, 0).await.transaction_states[0].error_code, transaction);
+    });
+}
+
+#[test]
+fn an_expression_subscribes_to_no_topic_that_its_member_may_not_see() {
+    Bench::new(12, &OPEN).ask(|io, address| async move {
+        let mut client = Client::connect(&io, address, "c").await;
+        for name in ["free", "secret"] {
+            client.ask(&topic(name, 1), 7).await;
+        }
+        // To read is to see, for alice.
+        client.ask(&CreateAclsRequest { creations: vec![acl(2, "secret", "User:alice", 3, 3)] }, 3).await;
+        let find = FindCoordinatorRequest { coordinator_keys: vec!["g".into()], ..Default::default() };
+        client.ask(&find, 4).await;
+        let mut live = ConsumerGroupHeartbeatRequest {
+            group_id: "g".into(),
+            member_id: "m".into(),
+            rebalance_timeout_ms: 60_000,
+            subscribed_topic_regex: Some("free|secret".into()),
+            topic_partitions: Some(Vec::new()),
+            ..Default::default()
+        };
+        let mut joined = client.ask(&live, 1).await;
+        while joined.error_code == E::CoordinatorLoadInProgress.code() {
+            io.sleep(Duration::from_millis(50)).await;
+            joined = client.ask(&live, 1).await;
+        }
+        let topics = joined.assignment.expect("who joins is told").topic_partitions;
+        assert_eq!((joined.error_code, topics.len()), (0, 1));
+
+        // What it may see from now on it gets when the expression is looked up again.
+        let all = DeleteAclsFilter {
+            resource_type_filter: 1,
+            resource_name_filter: None,
+            pattern_type_filter: 1,
+            principal_filter: None,
+            host_filter: None,
+            operation: 1,
+            permission_type: 1,
+        };
+        client.ask(&DeleteAclsRequest { filters: vec![all] }, 3).await;
+        (live.subscribed_topic_regex, live.topic_partitions, live.rebalance_timeout_ms) = (None, None, -1);
+        let began = io.now();
+        let assigned = loop {
+            live.member_epoch = joined.member_epoch;
+            joined = client.ask(&live, 1).await;
+            assert_eq!(joined.error_code, 0);
+            if let Some(assigned) = joined.assignment.take() {
+                break assigned;
+            }
+            io.sleep(Duration::from_secs(20)).await;
+        };
+        assert_eq!(assigned.topic_partitions.len(), 2);
+        let took = io.now().since(began);
+        assert!(took >= Duration::from_secs(580) && took <= Duration::from_secs(620), "{took:?}");
     });
 }
 

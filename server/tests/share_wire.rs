@@ -32,6 +32,7 @@ use engine::protocol::messages::incremental_alter_configs::{
 use engine::protocol::messages::init_producer_id::InitProducerIdRequest;
 use engine::protocol::messages::join_group::{JoinGroupRequest, JoinGroupRequestProtocol};
 use engine::protocol::messages::list_groups::ListGroupsRequest;
+use engine::protocol::messages::list_offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic};
 use engine::protocol::messages::produce::{PartitionProduceData, ProduceRequest, TopicProduceData};
 use engine::protocol::messages::read_share_group_state::{
     PartitionData as ReadPartition, ReadShareGroupStateRequest, ReadStateData,
@@ -263,7 +264,19 @@ const EARLIEST: (&str, &str) = ("share.auto.offset.reset", "earliest");
 
 /// A broker with share groups, and a topic of so many partitions with so many records each.
 fn bench(seed: u64, partitions: i32, records: usize, settings: &'static [(&str, &str)]) -> (Bench, Uuid) {
-    let bench = Bench::new(seed, &[("group.share.min.record.lock.duration.ms", "1000")]);
+    bench_with(seed, partitions, records, settings, &[])
+}
+
+/// The same with these settings of the broker.
+fn bench_with(
+    seed: u64,
+    partitions: i32,
+    records: usize,
+    settings: &'static [(&str, &str)],
+    configs: &[(&str, &str)],
+) -> (Bench, Uuid) {
+    let configs = [&[("group.share.min.record.lock.duration.ms", "1000")][..], configs].concat();
+    let bench = Bench::new(seed, &configs);
     let topic = bench.ask(move |io, address| async move {
         let mut client = Client::connect(&io, address, "c").await;
         enable(&mut client).await;
@@ -343,6 +356,60 @@ fn what_is_acknowledged_is_so_after_a_loss_of_power_and_the_rest_comes_again() {
             assert_eq!(again, [(0, 5, 5, 2), (0, 8, 9, 1), (1, 0, 2, 1), (1, 4, 9, 1)], "seed {seed}");
         });
     }
+}
+
+#[test]
+fn the_recorded_states_stay_short_and_lose_nothing_over_losses_of_power() {
+    let configs = [
+        ("share.coordinator.state.topic.num.partitions", "1"),
+        ("share.coordinator.state.topic.prune.interval.ms", "5000"),
+        ("share.coordinator.cold.partition.snapshot.interval.ms", "5000"),
+        ("share.coordinator.snapshot.update.records.per.snapshot", "5"),
+    ];
+    let (bench, topic) = bench_with(21, 2, 60, &[EARLIEST, ("share.session.timeout.ms", "45000")], &configs);
+    // Partition 1 is begun and then left alone.
+    for round in 0..3 {
+        bench.ask(move |io, address| async move {
+            let mut member = Member::join(&io, address, round, topic).await;
+            let first = 20 * i64::from(round);
+            member.fetch_all(&[0], 60 - first).await;
+            for at in first..first + 20 {
+                assert_eq!(member.acknowledge(0, at, at, &[ACCEPT]).await, E::None);
+            }
+        });
+        bench.run_for(Duration::from_secs(16));
+        bench.ask(move |io, address| async move {
+            let mut client = Client::connect(&io, address, "c").await;
+            let (start, end) = bounds(&mut client, "__share_group_state").await;
+            assert!(start > 10 * i64::from(round) && end - start <= 12, "round {round}: {start} to {end}");
+        });
+        bench.lose_power();
+    }
+    bench.ask(move |io, address| async move {
+        let mut member = Member::join(&io, address, 9, topic).await;
+        assert_eq!(member.fetch_all(&[0, 1], 60).await, [(1, 0, 59, 1)]);
+        member.leave().await;
+        // Those of before end by their sessions.
+        io.sleep(Duration::from_secs(50)).await;
+        let mut client = Client::connect(&io, address, "c").await;
+        let remove = DeleteGroupsRequest { groups_names: vec!["g".into()] };
+        assert_eq!(client.ask(&remove, 2).await.results[0].error_code, 0);
+        io.sleep(Duration::from_secs(11)).await;
+        let (start, end) = bounds(&mut client, "__share_group_state").await;
+        assert_eq!(start, end, "nothing is left of a group that is gone");
+    });
+}
+
+/// The first offset of a topic's only partition, and its end.
+async fn bounds(client: &mut Client, name: &'static str) -> (i64, i64) {
+    let mut offsets = Vec::new();
+    for timestamp in [-2, -1] {
+        let partition = ListOffsetsPartition { timestamp, ..Default::default() };
+        let topic = ListOffsetsTopic { name: name.into(), partitions: vec![partition] };
+        let request = ListOffsetsRequest { replica_id: -1, topics: vec![topic], ..Default::default() };
+        offsets.push(client.ask(&request, 7).await.topics[0].partitions[0].offset);
+    }
+    (offsets[0], offsets[1])
 }
 
 #[test]
@@ -552,6 +619,39 @@ fn offsets_are_described_altered_and_deleted_and_so_is_the_group() {
         };
         let state = client.ask(&read, 0).await;
         assert!(state.results[0].partitions.iter().all(|part| part.error_code == E::InvalidRequest.code()));
+    });
+}
+
+#[test]
+fn offsets_of_groups_and_topics_that_are_not_there_are_refused() {
+    let (bench, topic) = bench(19, 2, 1, &[EARLIEST]);
+    bench.ask(move |io, address| async move {
+        let mut client = Client::connect(&io, address, "c").await;
+        let mut member = Member::join(&io, address, 1, topic).await;
+        member.leave().await;
+        let delete = |group: &'static str, names: &[&'static str]| DeleteShareGroupOffsetsRequest {
+            group_id: group.into(),
+            topics: names
+                .iter()
+                .map(|name| DeleteShareGroupOffsetsRequestTopic { topic_name: (*name).into() })
+                .collect(),
+        };
+        let refused = client.ask(&delete("", &["t"]), 0).await;
+        let why = refused.error_message.as_deref();
+        assert_eq!((refused.error_code, why), (E::InvalidGroupId.code(), Some("The group id is invalid.")));
+        let unknown = E::GroupIdNotFound.code();
+        assert_eq!(client.ask(&delete("other", &["t"]), 0).await.error_code, unknown);
+        let partition = AlterShareGroupOffsetsRequestPartition { partition_index: 0, start_offset: 1 };
+        let altered = AlterShareGroupOffsetsRequestTopic { topic_name: "t".into(), partitions: vec![partition] };
+        let alter = AlterShareGroupOffsetsRequest { group_id: "other".into(), topics: vec![altered] };
+        assert_eq!(client.ask(&alter, 0).await.error_code, unknown);
+        for (group, error) in [("", E::InvalidGroupId), ("other", E::GroupIdNotFound)] {
+            let describe = ShareGroupDescribeRequest { group_ids: vec![group.into()], ..Default::default() };
+            assert_eq!(client.ask(&describe, 1).await.groups[0].error_code, error.code());
+        }
+        let deleted = client.ask(&delete("g", &["none", "t"]), 0).await;
+        let told: Vec<_> = deleted.responses.iter().map(|topic| (&*topic.topic_name, topic.error_code)).collect();
+        assert_eq!(told, [("t", 0), ("none", E::UnknownTopicOrPartition.code())]);
     });
 }
 

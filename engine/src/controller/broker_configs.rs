@@ -1,14 +1,14 @@
 //! The configs of a broker: the table, and the levels at which they are set.
 //!
-//! The table holds those of Kafka 4.1 that mean something here or that tools set, under Kafka's names and
-//! with Kafka's defaults, sorted by name. What the process was started with is the static level; the metadata
+//! The table holds those of Kafka 4.1 that mean something here or that tools set, and all of groups, offsets and
+//! transactions, under Kafka's names and with Kafka's defaults, sorted by name. What the process was started with is the static level; the metadata
 //! log holds two dynamic levels, of one broker and of the cluster as a whole. Topic configs come from here
 //! where a topic has none of its own.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::configs::{ConfigDef, ConfigType as T, Valid as V};
+use super::configs::{self, ConfigDef, ConfigType as T, Valid as V};
 use super::image::MetadataImage;
 use super::topic_configs::{self, TOPIC_CONFIGS};
 
@@ -67,15 +67,22 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
     def("delete.topic.enable", T::Boolean, Some("true"), V::Any, Fixed),
     def("fetch.max.bytes", T::Int, Some("57671680"), V::AtLeast(1_024), Fixed),
     def("follower.replication.throttled.rate", T::Long, Some("9223372036854775807"), V::AtLeast(0), Dynamic),
-    def("group.consumer.assignors", T::List, Some("uniform,range"), V::Any, Fixed),
+    def("group.consumer.assignors", T::List, Some("uniform,range"), V::OneOf(&["uniform", "range"]), Fixed),
     def("group.consumer.heartbeat.interval.ms", T::Int, Some("5000"), V::AtLeast(1), Fixed),
     def("group.consumer.max.heartbeat.interval.ms", T::Int, Some("15000"), V::AtLeast(1), Fixed),
     def("group.consumer.max.session.timeout.ms", T::Int, Some("60000"), V::AtLeast(1), Fixed),
     def("group.consumer.max.size", T::Int, Some("2147483647"), V::AtLeast(1), Fixed),
-    def("group.consumer.migration.policy", T::String, Some("bidirectional"), V::Any, Fixed),
+    def(
+        "group.consumer.migration.policy",
+        T::String,
+        Some("bidirectional"),
+        V::OneOfAnyCase(&["DISABLED", "DOWNGRADE", "UPGRADE", "BIDIRECTIONAL"]),
+        Fixed,
+    ),
     def("group.consumer.min.heartbeat.interval.ms", T::Int, Some("5000"), V::AtLeast(1), Fixed),
     def("group.consumer.min.session.timeout.ms", T::Int, Some("45000"), V::AtLeast(1), Fixed),
     def("group.consumer.session.timeout.ms", T::Int, Some("45000"), V::AtLeast(1), Fixed),
+    def("group.coordinator.append.linger.ms", T::Int, Some("5"), V::AtLeast(0), Fixed),
     def(
         "group.coordinator.rebalance.protocols",
         T::List,
@@ -83,6 +90,7 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
         V::OneOf(&["consumer", "classic", "share", "streams"]),
         Fixed,
     ),
+    def("group.coordinator.threads", T::Int, Some("4"), V::AtLeast(1), Fixed),
     def("group.initial.rebalance.delay.ms", T::Int, Some("3000"), V::Any, Fixed),
     def("group.max.session.timeout.ms", T::Int, Some("1800000"), V::Any, Fixed),
     def("group.max.size", T::Int, Some("2147483647"), V::AtLeast(1), Fixed),
@@ -168,8 +176,10 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
     def("num.replica.fetchers", T::Int, Some("1"), V::Any, Dynamic),
     def("offset.metadata.max.bytes", T::Int, Some("4096"), V::Any, Fixed),
     def("offsets.commit.timeout.ms", T::Int, Some("5000"), V::AtLeast(1), Fixed),
+    def("offsets.load.buffer.size", T::Int, Some("5242880"), V::AtLeast(1), Fixed),
     def("offsets.retention.check.interval.ms", T::Long, Some("600000"), V::AtLeast(1), Fixed),
     def("offsets.retention.minutes", T::Int, Some("10080"), V::AtLeast(1), Fixed),
+    def("offsets.topic.compression.codec", T::Int, Some("0"), V::Between(0, 4), Fixed),
     def("offsets.topic.num.partitions", T::Int, Some("50"), V::AtLeast(1), Fixed),
     def("offsets.topic.replication.factor", T::Short, Some("3"), V::AtLeast(1), Fixed),
     def("offsets.topic.segment.bytes", T::Int, Some("104857600"), V::AtLeast(1), Fixed),
@@ -186,11 +196,17 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
     def("replica.fetch.wait.max.ms", T::Int, Some("500"), V::Any, Fixed),
     def("replica.lag.time.max.ms", T::Long, Some("30000"), V::Any, Fixed),
     def("request.timeout.ms", T::Int, Some("30000"), V::Any, Fixed),
+    def("share.coordinator.append.linger.ms", T::Int, Some("5"), V::AtLeast(0), Fixed),
+    def("share.coordinator.load.buffer.size", T::Int, Some("5242880"), V::AtLeast(1), Fixed),
     def("share.coordinator.snapshot.update.records.per.snapshot", T::Int, Some("500"), V::AtLeast(0), Fixed),
+    def("share.coordinator.state.topic.compression.codec", T::Int, Some("0"), V::Between(0, 4), Fixed),
     def("share.coordinator.state.topic.min.isr", T::Short, Some("2"), V::AtLeast(1), Fixed),
     def("share.coordinator.state.topic.num.partitions", T::Int, Some("50"), V::AtLeast(1), Fixed),
     def("share.coordinator.state.topic.replication.factor", T::Short, Some("3"), V::AtLeast(1), Fixed),
     def("share.coordinator.state.topic.segment.bytes", T::Int, Some("104857600"), V::AtLeast(1), Fixed),
+    def("share.coordinator.threads", T::Int, Some("1"), V::AtLeast(1), Fixed),
+    def("share.coordinator.write.timeout.ms", T::Int, Some("5000"), V::AtLeast(1), Fixed),
+    def("share.fetch.purgatory.purge.interval.requests", T::Int, Some("1000"), V::Any, Fixed),
     def("socket.listen.backlog.size", T::Int, Some("50"), V::AtLeast(1), Fixed),
     def("socket.receive.buffer.bytes", T::Int, Some("102400"), V::Any, Fixed),
     def("socket.request.max.bytes", T::Int, Some("104857600"), V::AtLeast(1), Fixed),
@@ -200,6 +216,7 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
     def("transaction.max.timeout.ms", T::Int, Some("900000"), V::AtLeast(1), Fixed),
     def("transaction.partition.verification.enable", T::Boolean, Some("true"), V::Any, Dynamic),
     def("transaction.remove.expired.transaction.cleanup.interval.ms", T::Int, Some("3600000"), V::AtLeast(1), Fixed),
+    def("transaction.state.log.load.buffer.size", T::Int, Some("5242880"), V::AtLeast(1), Fixed),
     def("transaction.state.log.min.isr", T::Int, Some("2"), V::AtLeast(1), Fixed),
     def("transaction.state.log.num.partitions", T::Int, Some("50"), V::AtLeast(1), Fixed),
     def("transaction.state.log.replication.factor", T::Short, Some("3"), V::AtLeast(1), Fixed),
@@ -209,10 +226,20 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
     def("unclean.leader.election.enable", T::Boolean, Some("false"), V::Any, Dynamic),
 ];
 
+/// Those that Kafka keeps to itself, sorted by name: shown only when they are set.
+pub const INTERNAL_CONFIGS: &[BrokerConfigDef] = &[
+    def("group.consumer.regex.refresh.interval.ms", T::Int, Some("600000"), V::AtLeast(10_000), Fixed),
+    def("share.coordinator.cold.partition.snapshot.interval.ms", T::Int, Some("300000"), V::AtLeast(1), Fixed),
+    def("share.coordinator.state.topic.prune.interval.ms", T::Int, Some("300000"), V::AtLeast(1), Fixed),
+];
+
 /// The broker config of that name.
 pub fn find(name: &str) -> Option<&'static BrokerConfigDef> {
-    let index = BROKER_CONFIGS.binary_search_by(|def| def.config.name.cmp(name)).ok()?;
-    Some(&BROKER_CONFIGS[index])
+    let find_in = |table: &'static [BrokerConfigDef]| {
+        let index = table.binary_search_by(|def| def.config.name.cmp(name)).ok()?;
+        Some(&table[index])
+    };
+    find_in(BROKER_CONFIGS).or_else(|| find_in(INTERNAL_CONFIGS))
 }
 
 /// Other names of a broker config in coarser units, most specific first, the name itself included.
@@ -304,6 +331,59 @@ pub fn check(values: &BTreeMap<String, String>) -> Result<(), String> {
     check_dynamic(values)
 }
 
+/// Pairs of configs of which the first must be no greater than the second (`GroupCoordinatorConfig`,
+/// `ShareGroupConfig`). None of them may change while the broker runs.
+const IN_ORDER: &[(&str, &str)] = &[
+    ("group.consumer.min.heartbeat.interval.ms", "group.consumer.max.heartbeat.interval.ms"),
+    ("group.consumer.min.heartbeat.interval.ms", "group.consumer.heartbeat.interval.ms"),
+    ("group.consumer.heartbeat.interval.ms", "group.consumer.max.heartbeat.interval.ms"),
+    ("group.consumer.min.session.timeout.ms", "group.consumer.max.session.timeout.ms"),
+    ("group.consumer.min.session.timeout.ms", "group.consumer.session.timeout.ms"),
+    ("group.consumer.session.timeout.ms", "group.consumer.max.session.timeout.ms"),
+    ("group.share.min.heartbeat.interval.ms", "group.share.max.heartbeat.interval.ms"),
+    ("group.share.min.heartbeat.interval.ms", "group.share.heartbeat.interval.ms"),
+    ("group.share.heartbeat.interval.ms", "group.share.max.heartbeat.interval.ms"),
+    ("group.share.min.session.timeout.ms", "group.share.max.session.timeout.ms"),
+    ("group.share.min.session.timeout.ms", "group.share.session.timeout.ms"),
+    ("group.share.session.timeout.ms", "group.share.max.session.timeout.ms"),
+    ("group.share.min.record.lock.duration.ms", "group.share.record.lock.duration.ms"),
+    ("group.share.record.lock.duration.ms", "group.share.max.record.lock.duration.ms"),
+    ("group.share.max.size", "group.share.max.share.sessions"),
+];
+
+/// Pairs of which the first must be less than the second.
+const IN_STRICT_ORDER: &[(&str, &str)] = &[
+    ("group.consumer.heartbeat.interval.ms", "group.consumer.session.timeout.ms"),
+    ("group.share.heartbeat.interval.ms", "group.share.session.timeout.ms"),
+];
+
+/// Lists that must have an element: the name, and the element if it is a certain one.
+const NEEDED_ELEMENTS: &[(&str, Option<&str>)] = &[
+    ("group.consumer.assignors", None),
+    ("group.coordinator.rebalance.protocols", Some("classic")),
+    ("group.share.assignors", None),
+];
+
+/// Checks what must hold between values of the static level.
+fn check_together(values: &BrokerValues<'_>) -> Result<(), String> {
+    for (low, high) in IN_ORDER {
+        if values.number(low) > values.number(high) {
+            return Err(format!("{high} must be greater than or equal to {low}"));
+        }
+    }
+    for (low, high) in IN_STRICT_ORDER {
+        if values.number(low) >= values.number(high) {
+            return Err(format!("{low} must be less than {high}"));
+        }
+    }
+    for (name, needed) in NEEDED_ELEMENTS {
+        if !values.list(name).any(|element| needed.is_none_or(|needed| needed == element)) {
+            return Err(format!("{name} must contain {}", needed.unwrap_or("at least one element")));
+        }
+    }
+    Ok(())
+}
+
 /// Checks values of a dynamic level: those that the table has, as [`check`] does.
 ///
 /// # Errors
@@ -349,7 +429,9 @@ impl Settings {
             static_configs.insert(name.to_owned(), node_id.to_string());
         }
         check(&static_configs)?;
-        Ok(Arc::new(Settings { node_id, static_configs }))
+        let settings = Settings { node_id, static_configs };
+        check_together(&BrokerValues::new(&settings, &MetadataImage::default()))?;
+        Ok(Arc::new(settings))
     }
 }
 
@@ -437,6 +519,14 @@ impl<'a> BrokerValues<'a> {
         self.text(name)?.parse().ok()
     }
 
+    /// The elements of the value in force of a config that is a list and has a default.
+    ///
+    /// # Panics
+    /// If the table has no such config.
+    pub fn list(&self, name: &str) -> impl Iterator<Item = &'a str> + use<'a> {
+        configs::list(self.text(name).expect("a broker config with a default"))
+    }
+
     /// The value in force of a config that is true or false.
     ///
     /// # Panics
@@ -452,8 +542,11 @@ mod tests {
 
     #[test]
     fn the_table_is_sorted_and_its_defaults_are_valid() {
-        assert!(BROKER_CONFIGS.is_sorted_by(|a, b| a.config.name < b.config.name) && KAFKAS_WORDS.is_sorted());
-        for def in BROKER_CONFIGS {
+        assert!(KAFKAS_WORDS.is_sorted());
+        for table in [BROKER_CONFIGS, INTERNAL_CONFIGS] {
+            assert!(table.is_sorted_by(|a, b| a.config.name < b.config.name));
+        }
+        for def in BROKER_CONFIGS.iter().chain(INTERNAL_CONFIGS) {
             if let Some(default) = def.config.default {
                 def.config.check(default).unwrap_or_else(|why| panic!("{why}"));
             }
@@ -485,5 +578,32 @@ mod tests {
         refused("log.retention.ms", "-2");
         refused("unclean.leader.election.enable", "true");
         refused("no.such.config", "1");
+    }
+
+    #[test]
+    fn settings_of_groups_that_do_not_go_together_are_refused() {
+        let with = |name: &str, value: &str| Settings::new(0, BTreeMap::from([(name.to_owned(), value.to_owned())]));
+        for (name, value) in [
+            ("group.consumer.session.timeout.ms", "44999"),
+            ("group.consumer.session.timeout.ms", "60001"),
+            ("group.consumer.min.heartbeat.interval.ms", "5001"),
+            ("group.share.max.heartbeat.interval.ms", "4999"),
+            ("group.share.record.lock.duration.ms", "60001"),
+            ("group.share.max.share.sessions", "199"),
+            ("group.consumer.assignors", ""),
+            ("group.consumer.assignors", "uniform,mine"),
+            ("group.consumer.migration.policy", "sideways"),
+            ("group.coordinator.rebalance.protocols", "consumer"),
+            ("group.coordinator.rebalance.protocols", "classic,quick"),
+        ] {
+            with(name, value).expect_err(&format!("{name} must not be {value}"));
+        }
+        for (name, value) in [
+            ("group.consumer.session.timeout.ms", "60000"),
+            ("group.consumer.migration.policy", "Upgrade"),
+            ("group.coordinator.rebalance.protocols", "classic"),
+        ] {
+            with(name, value).unwrap_or_else(|why| panic!("{name} may be {value}: {why}"));
+        }
     }
 }

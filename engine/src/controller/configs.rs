@@ -71,6 +71,8 @@ pub enum Valid {
     GzipLevel,
     /// These texts; of a list, each element.
     OneOf(&'static [&'static str]),
+    /// These texts, in any case.
+    OneOfAnyCase(&'static [&'static str]),
     /// `*`, or a list of `partition:broker`.
     ThrottledReplicas,
     /// `earliest`, `latest` or `by_duration:` and a duration of ISO 8601.
@@ -183,6 +185,9 @@ impl ConfigDef {
         match self.valid {
             Valid::OneOf(texts) if !texts.contains(&value) => {
                 self.invalid(value, &format!("String must be one of: {}", texts.join(", ")))
+            }
+            Valid::OneOfAnyCase(texts) if !texts.iter().any(|text| text.eq_ignore_ascii_case(value)) => {
+                self.invalid(value, &format!("String must be one of (case insensitive): {}", texts.join(", ")))
             }
             Valid::ShareOffsetReset if !is_offset_reset(value) => self.invalid(
                 value,

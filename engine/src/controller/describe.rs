@@ -5,7 +5,9 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::broker_configs::{self, BROKER_CONFIGS, BrokerValues, ConfigSource, Level, Settings, Update};
+use super::broker_configs::{
+    self, BROKER_CONFIGS, BrokerConfigDef, BrokerValues, ConfigSource, INTERNAL_CONFIGS, Level, Settings, Update,
+};
 use super::configs::{self, ConfigDef, ConfigType, Valid};
 use super::image::MetadataImage;
 use super::request::{ConfigResource, Refusal};
@@ -175,7 +177,9 @@ fn push_broker_synonyms(synonyms: &mut Vec<ConfigSynonym>, names: &[&'static str
 }
 
 fn broker_entries(broker: &BrokerValues<'_>) -> Vec<ConfigEntry> {
-    let entries = BROKER_CONFIGS.iter().map(|def| {
+    let is_set = |def: &&BrokerConfigDef| broker.levels().any(|level| level.values.contains_key(def.config.name));
+    let shown = BROKER_CONFIGS.iter().chain(INTERNAL_CONFIGS.iter().filter(is_set));
+    let entries = shown.map(|def| {
         let mut synonyms = Vec::new();
         push_broker_synonyms(&mut synonyms, &broker_configs::synonyms(def.config.name), broker);
         // A coarser unit's value stands in the synonyms, but it is not this config's value.

@@ -13,6 +13,9 @@ use crate::protocol::ErrorCode;
 /// The level of the metadata's format.
 pub const METADATA_VERSION: &str = "metadata.version";
 
+/// Whether there are groups of the consumer protocol (KIP-848): from level 1 on.
+pub const GROUP_VERSION: &str = "group.version";
+
 /// Whether there are share groups: from level 1 on.
 pub const SHARE_VERSION: &str = "share.version";
 
@@ -33,7 +36,7 @@ pub struct Feature {
 
 /// All features, sorted by name.
 pub const FEATURES: &[Feature] = &[
-    Feature { name: "group.version", min: 0, max: 1, initial: 1, can_be_raised: true },
+    Feature { name: GROUP_VERSION, min: 0, max: 1, initial: 1, can_be_raised: true },
     Feature { name: "kraft.version", min: 0, max: 1, initial: 1, can_be_raised: false },
     // 7 is 3.3-IV3, 27 is 4.1-IV1.
     Feature { name: METADATA_VERSION, min: 7, max: 27, initial: 27, can_be_raised: true },

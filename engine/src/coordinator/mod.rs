@@ -192,6 +192,8 @@ pub struct Step {
     /// Markers, to be written when these records and all before them are durable. When all of them are durable
     /// too, the machine is told by [`Machine::markers_written`].
     pub markers: Vec<Markers>,
+    /// No load needs what the log holds before this offset, once these records and all before them are durable.
+    pub first_needed: Option<i64>,
 }
 
 impl Step {
@@ -275,11 +277,26 @@ impl Machine {
     ///
     /// # Errors
     /// If the record is not one that this machine understands; it then leaves no trace.
-    pub fn replay(&mut self, producer: Option<Producer>, key: &[u8], value: Option<&[u8]>) -> Result<(), DecodeError> {
+    pub fn replay(
+        &mut self,
+        offset: i64,
+        producer: Option<Producer>,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<(), DecodeError> {
         match self {
             Machine::Group(groups) => groups.replay(producer, key, value),
             Machine::Transaction(transactions) => transactions.replay(key, value),
-            Machine::Share(shares) => shares.replay(key, value),
+            Machine::Share(shares) => shares.replay(offset, key, value),
+        }
+    }
+
+    /// The records of its last step stand in the log, the first at this offset and the rest right behind.
+    pub fn appended(&mut self, first_offset: i64, records: &[Record]) {
+        match self {
+            // Their topics are compacted, and need no help of theirs.
+            Machine::Group(_) | Machine::Transaction(_) => {}
+            Machine::Share(shares) => shares.appended(first_offset, records),
         }
     }
 
@@ -306,8 +323,7 @@ impl Machine {
         match self {
             Machine::Group(groups) => groups.loaded(context),
             Machine::Transaction(transactions) => transactions.loaded(context),
-            // Nothing of it is due at a time.
-            Machine::Share(_) => {}
+            Machine::Share(shares) => shares.loaded(context),
         }
     }
 
@@ -341,7 +357,7 @@ impl Machine {
         match self {
             Machine::Group(groups) => groups.tick(context),
             Machine::Transaction(transactions) => transactions.tick(context),
-            Machine::Share(_) => Step::default(),
+            Machine::Share(shares) => shares.tick(context),
         }
     }
 
@@ -350,7 +366,7 @@ impl Machine {
         match self {
             Machine::Group(groups) => groups.next_deadline(),
             Machine::Transaction(transactions) => transactions.next_deadline(),
-            Machine::Share(_) => None,
+            Machine::Share(shares) => shares.next_deadline(),
         }
     }
 }

@@ -2,22 +2,25 @@
 //! `__share_group_state`.
 //!
 //! A share partition's state is a snapshot and the updates behind it; an update names only what has changed. After
-//! so many updates comes a snapshot again, so that a load reads a bounded number of records for each. State epochs
+//! so many updates comes a snapshot again, and what lies before the last ones is given up ([`upkeep`]), so that a load
+//! reads a bounded number of records for each. State epochs
 //! tell one life of a share partition from the next, leader epochs one leader from the next; what is behind either is
 //! refused. Invariant: batches of a state lie behind its start offset, in order, without overlap, and two that touch
 //! differ.
 
 pub mod state;
+pub mod upkeep;
 
 use std::collections::BTreeMap;
 
-use super::{Context, Reply, Step, Ticket};
+use super::{Context, Record, Reply, Step, Ticket};
 use crate::limits::SHARE_STATE_BATCHES;
 use crate::protocol::data::{ShareSnapshotKey, ShareUpdateKey};
 use crate::protocol::messages::{read_share_group_state, write_share_group_state};
 use crate::protocol::value::{decode_key, decode_value, record_type};
 use crate::protocol::{DecodeError, ErrorCode, RecordData, Uuid};
 use state::{Batch, ShareState, combine, snapshot_record, tombstone, update_record};
+use upkeep::Upkeep;
 
 /// Stands for "unchanged" and "unknown" in epochs and offsets.
 pub const UNKNOWN: i32 = -1;
@@ -31,6 +34,12 @@ pub struct SharePartitionKey {
     pub topic_id: Uuid,
     /// The partition.
     pub partition: i32,
+}
+
+impl From<ShareSnapshotKey<'_>> for SharePartitionKey {
+    fn from(key: ShareSnapshotKey<'_>) -> SharePartitionKey {
+        SharePartitionKey { group: key.group_id.into_owned(), topic_id: key.topic_id, partition: key.partition }
+    }
 }
 
 impl SharePartitionKey {
@@ -130,19 +139,28 @@ pub struct ShareSummary {
 pub struct ShareConfig {
     /// `share.coordinator.snapshot.update.records.per.snapshot`.
     pub updates_per_snapshot: u32,
+    /// How old a snapshot grows that holds the log back (`share.coordinator.cold.partition.snapshot.interval.ms`).
+    pub cold_snapshot_ms: u64,
+    /// How often the log is given up to where it can be (`share.coordinator.state.topic.prune.interval.ms`).
+    pub prune_ms: u64,
 }
 
 impl ShareConfig {
     /// The values that `number` gives for Kafka's names.
     pub fn new(number: impl Fn(&'static str) -> i64) -> ShareConfig {
         let updates = number("share.coordinator.snapshot.update.records.per.snapshot");
-        ShareConfig { updates_per_snapshot: u32::try_from(updates).unwrap_or(0) }
+        let positive = |name| u64::try_from(number(name)).unwrap_or(0).max(1);
+        ShareConfig {
+            updates_per_snapshot: u32::try_from(updates).unwrap_or(0),
+            cold_snapshot_ms: positive("share.coordinator.cold.partition.snapshot.interval.ms"),
+            prune_ms: positive("share.coordinator.state.topic.prune.interval.ms"),
+        }
     }
 }
 
 impl Default for ShareConfig {
     fn default() -> ShareConfig {
-        ShareConfig { updates_per_snapshot: 500 }
+        ShareConfig { updates_per_snapshot: 500, cold_snapshot_ms: 300_000, prune_ms: 300_000 }
     }
 }
 
@@ -170,12 +188,13 @@ const TOO_MANY_BATCHES: ShareRefusal =
 pub struct ShareCoordinator {
     config: ShareConfig,
     states: BTreeMap<SharePartitionKey, ShareState>,
+    upkeep: Upkeep,
 }
 
 impl ShareCoordinator {
     /// A coordinator that knows no share partition.
     pub fn new(config: ShareConfig) -> ShareCoordinator {
-        ShareCoordinator { config, states: BTreeMap::new() }
+        ShareCoordinator { config, states: BTreeMap::new(), upkeep: Upkeep::default() }
     }
 
     /// Takes a request.
@@ -350,19 +369,32 @@ impl ShareCoordinator {
         step
     }
 
+    /// The whole log has been replayed.
+    pub fn loaded(&mut self, context: &Context<'_>) {
+        self.upkeep.begin(&self.config, context.now_ms);
+    }
+
+    /// When [`ShareCoordinator::tick`] is due.
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.upkeep.next_deadline()
+    }
+
+    /// A step's records stand in the log, the first at this offset.
+    pub fn appended(&mut self, first_offset: i64, records: &[Record]) {
+        for (offset, record) in (first_offset..).zip(records) {
+            self.upkeep.note(offset, &record.key, record.value.is_some());
+        }
+    }
+
     /// Takes a record of the log.
     ///
     /// # Errors
     /// If it is none that this coordinator writes.
-    pub fn replay(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), DecodeError> {
+    pub fn replay(&mut self, offset: i64, key: &[u8], value: Option<&[u8]>) -> Result<(), DecodeError> {
+        self.upkeep.note(offset, key, value.is_some());
         match record_type(key)? {
             ShareSnapshotKey::RECORD_TYPE => {
-                let key: ShareSnapshotKey<'_> = decode_key(key)?;
-                let key = SharePartitionKey {
-                    group: key.group_id.into_owned(),
-                    topic_id: key.topic_id,
-                    partition: key.partition,
-                };
+                let key = SharePartitionKey::from(decode_key::<ShareSnapshotKey<'_>>(key)?);
                 match value {
                     Some(value) => drop(self.states.insert(key, ShareState::from_snapshot(decode_value(value)?))),
                     None => drop(self.states.remove(&key)),

@@ -85,17 +85,20 @@ pub(super) async fn drain_pieces(io: &Io, log: &SharedLog) -> io::Result<()> {
 
 /// Opens the unsealed segment that an earlier start left.
 async fn open_active(io: &Io, log: &SharedLog) -> io::Result<()> {
-    let (dir, last) = {
+    let (dir, segments) = {
         let log = log.borrow();
         if log.active.is_some() || log.deleted {
             return Ok(());
         }
-        (log.dir.clone(), log.segments.last().copied())
+        (log.dir.clone(), log.segments.clone())
     };
-    if let Some(segment) = last.filter(|segment| !segment.sealed) {
-        let active = ActiveSegment::reopen(io, &dir, segment).await?;
+    if segments.last().is_some_and(|segment| !segment.sealed) {
+        let active = ActiveSegment::reopen(io, &dir, &segments).await?;
         let mut log = log.borrow_mut();
         log.set_last_segment(active.segment);
+        if active.has_unwritten() {
+            (log.directory_dirty, log.dirty) = (true, true);
+        }
         log.active = Some(active);
     }
     Ok(())

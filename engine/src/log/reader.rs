@@ -115,7 +115,7 @@ pub async fn read(
 /// All transactions that begin there have ended: the range lies below the last stable offset.
 ///
 /// # Errors
-/// `InvalidData` if a transaction index is damaged; then nobody can say what was aborted.
+/// `InvalidData` if an index and what it is rebuilt from are damaged, so that nobody can say what was aborted there.
 pub async fn aborted_transactions(
     io: &Io,
     log: &SharedLog,
@@ -126,35 +126,47 @@ pub async fn aborted_transactions(
     let mut found = Vec::new();
     let mut from = offset;
     loop {
-        let (dir, id, segment) = {
+        let (dir, id, segments) = {
             let log = log.borrow();
             let at = log.segments.partition_point(|segment| segment.end_offset <= from);
-            let with_aborted = log.segments[at..].iter().find(|segment| segment.aborted > 0).copied();
-            let active = log
-                .active
-                .as_ref()
-                .filter(|active| with_aborted.is_none_or(|segment| segment.base_offset == active.segment.base_offset));
+            let with_aborted = (at..log.segments.len()).find(|at| log.segments[*at].aborted > 0);
+            let active = log.active.as_ref().filter(|active| {
+                with_aborted.is_none_or(|at| log.segments[at].base_offset == active.segment.base_offset)
+            });
             if with_aborted.is_none() || active.is_some() {
                 let in_segment = active.filter(|active| active.segment.end_offset > from).map(|active| &active.aborted);
                 let rest = in_segment.into_iter().flatten().chain(&log.aborted);
                 transaction_index::collect(rest, offset, end_offset, &mut found);
-                return Ok(found);
+                return known(found);
             }
-            (log.dir.clone(), log.id, with_aborted.expect("there is one"))
+            (log.dir.clone(), log.id, log.segments[..=with_aborted.expect("there is one")].to_vec())
         };
-        let known = opened.get(id, &segment);
-        let loaded = known.as_ref().and_then(|opened| opened.aborted.get().cloned());
+        let segment = segments.last().expect("there is one");
+        let cached = opened.get(id, segment);
+        let loaded = cached.as_ref().and_then(|opened| opened.aborted.get().cloned());
         let entries = match loaded {
             Some(entries) => entries,
-            None => Rc::new(transaction_index::load(io, &dir, &segment).await?),
+            None => Rc::new(transaction_index::load_or_rebuild(io, &dir, &segments).await?.entries),
         };
-        if transaction_index::collect(&*entries, offset, end_offset, &mut found) {
-            return Ok(found);
+        if let Some(opened) = cached {
+            opened.aborted.get_or_init(|| entries.clone());
         }
-        if let Some(opened) = known {
-            opened.aborted.get_or_init(|| entries);
+        if transaction_index::collect(&*entries, offset, end_offset, &mut found) {
+            return known(found);
         }
         from = segment.end_offset;
+    }
+}
+
+/// The transactions, if none of them stands for what is not known any more.
+fn known(found: Vec<AbortedTransaction>) -> io::Result<Vec<AbortedTransaction>> {
+    match found.iter().find(|entry| entry.is_unknown()) {
+        Some(lost) => {
+            let (from, to) = (lost.first_offset, lost.last_offset);
+            let why = format!("which transactions from {from} to {to} were aborted is lost");
+            Err(io::Error::new(io::ErrorKind::InvalidData, why))
+        }
+        None => Ok(found),
     }
 }
 

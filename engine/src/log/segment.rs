@@ -12,7 +12,7 @@ use bytes::{Buf, BufMut, Bytes};
 
 use super::journal;
 use super::offset_index::{ENTRY_BYTES, Run};
-use super::transaction_index::{self, AbortedTransaction};
+use super::transaction_index::{self, AbortedTransaction, Loaded};
 use crate::io::buffer::{BLOCK, Buffer, round_down, round_up};
 use crate::io::{File, Io, OpenMode};
 use crate::limits::{RUN_BYTES, SEGMENT_STEP};
@@ -154,18 +154,22 @@ impl ActiveSegment {
         })
     }
 
-    /// Opens a segment that an earlier start left unsealed.
-    pub async fn reopen(io: &Io, dir: &Path, segment: Segment) -> io::Result<ActiveSegment> {
+    /// Opens a segment that an earlier start left unsealed: the last of `segments`, which are all of the log.
+    pub async fn reopen(io: &Io, dir: &Path, segments: &[Segment]) -> io::Result<ActiveSegment> {
+        let mut segment = *segments.last().expect("there is one to open");
         let (file, index) = open_files(io, dir, &segment, OpenMode::ReadWrite).await?;
         let runs = load_index(io, dir, &segment).await?;
-        let aborted = transaction_index::load(io, dir, &segment).await?;
+        let Loaded { entries: aborted, in_file } = transaction_index::load_or_rebuild(io, dir, segments).await?;
+        // What is rebuilt is written as a whole, and the next checkpoint knows it.
+        let aborted_written = if in_file { aborted.len() } else { 0 };
+        (segment.aborted, segment.aborted_crc) = (aborted.len() as u32, transaction_index::checksum(0, &aborted));
         let (partial, intact) = load_last_block(&file, &segment).await?;
         let indexed = runs.len().min(segment.runs as usize);
         let mut active = ActiveSegment {
             segment,
             runs,
-            aborted_written: aborted.len(),
             aborted,
+            aborted_written,
             io: io.clone(),
             dir: dir.to_owned(),
             file,
@@ -248,6 +252,11 @@ impl ActiveSegment {
         self.aborted.extend_from_slice(aborted);
         self.segment.aborted = self.aborted.len() as u32;
         self.segment.aborted_crc = transaction_index::checksum(self.segment.aborted_crc, aborted);
+    }
+
+    /// Whether it has aborted transactions that are in no file yet.
+    pub fn has_unwritten(&self) -> bool {
+        self.aborted_written < self.aborted.len()
     }
 
     /// What makes the batches, their closed runs and their aborted transactions durable as they are now.

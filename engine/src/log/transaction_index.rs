@@ -4,7 +4,10 @@
 //! markers. Entries are 34 bytes, big endian: version i16 = 0, producer id, first offset, marker's offset,
 //! and the last stable offset behind the marker (each i64). Kafka's format has no checksum, so the manifest
 //! keeps one over all entries of a segment: a flipped bit must not turn an aborted record into a committed
-//! one. What lies behind the drained end is rebuilt from the journal. It knows no producers.
+//! one. A file that is gone or does not match is made again from the batches ([`rebuild`]). What lies behind the
+//! drained end is rebuilt from the journal. It knows no producers.
+
+pub mod rebuild;
 
 use std::io;
 use std::path::Path;
@@ -34,6 +37,14 @@ pub struct AbortedTransaction {
 }
 
 impl AbortedTransaction {
+    /// Stands for the producer where nobody can say any more which transactions were aborted.
+    pub const UNKNOWN: i64 = -1;
+
+    /// Whether it stands for transactions that are not known any more.
+    pub fn is_unknown(&self) -> bool {
+        self.producer_id == AbortedTransaction::UNKNOWN
+    }
+
     fn encode(&self, out: &mut Vec<u8>) {
         out.put_i16(VERSION);
         out.put_i64(self.producer_id);
@@ -73,11 +84,52 @@ pub fn write(entries: &[AbortedTransaction], written: usize) -> (u64, Bytes) {
     (position as u64, buffer.freeze())
 }
 
+/// A segment's entries.
+#[derive(Debug)]
+pub struct Loaded {
+    /// In the order of the markers.
+    pub entries: Vec<AbortedTransaction>,
+    /// Whether its file holds them; they are rebuilt if not.
+    pub in_file: bool,
+}
+
+/// The entries of the last of `segments`, which are all of the log up to it: from its file, or else rebuilt. The file of
+/// a sealed segment is mended with them.
+///
+/// # Errors
+/// If neither the file nor the segments can be read.
+pub async fn load_or_rebuild(io: &Io, dir: &Path, segments: &[Segment]) -> io::Result<Loaded> {
+    let Some(segment) = segments.last() else { return Ok(Loaded { entries: Vec::new(), in_file: true }) };
+    match load(io, dir, segment).await {
+        Ok(entries) => return Ok(Loaded { entries, in_file: true }),
+        Err(error) if is_loss(&error) => {}
+        Err(error) => return Err(error),
+    }
+    let entries = rebuild::rebuild(io, dir, segments).await?;
+    let mut in_file = false;
+    if segment.sealed && rebuild::is_as_recorded(segment, &entries) {
+        match rebuild::store(io, dir, segment, &entries).await {
+            Ok(()) => in_file = true,
+            Err(error) => tracing::warn!(
+                segment = segment.base_offset,
+                dir = %dir.display(),
+                "the transaction index stays damaged: {error}"
+            ),
+        }
+    }
+    Ok(Loaded { entries, in_file })
+}
+
+/// Whether a file is gone or holds other bytes than were written.
+fn is_loss(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::NotFound)
+}
+
 /// The entries that the manifest says a segment has.
 ///
 /// # Errors
-/// `InvalidData` if the file does not hold them as they were written.
-pub async fn load(io: &Io, dir: &Path, segment: &Segment) -> io::Result<Vec<AbortedTransaction>> {
+/// `InvalidData` if the file does not hold them as they were written, `NotFound` if there is none.
+async fn load(io: &Io, dir: &Path, segment: &Segment) -> io::Result<Vec<AbortedTransaction>> {
     if segment.aborted == 0 {
         return Ok(Vec::new());
     }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shard;
-use super::message::{Guard, PartitionId, Reply, owner};
+use super::message::{DeleteRecords, DeletedRecords, Guard, PartitionId, Reply, owner};
 use super::node::ReplyTo;
 use crate::controller::resource_configs::ResourceKind;
 use crate::controller::{BrokerValues, MetadataImage};
@@ -35,6 +35,8 @@ use crate::record::{BatchBuilder, BatchView, Scratch, batches};
 const INPUTS_AT_ONCE: usize = 64;
 /// How long a decision waits for room in the journal before its requests are refused.
 const ROOM_WAIT: Duration = Duration::from_secs(5);
+/// How long the giving up of records waits for stable storage.
+const GIVE_UP_WAIT: Duration = Duration::from_secs(30);
 /// How long a load pauses that waits for the log to become durable.
 const LOAD_PAUSE: Duration = Duration::from_millis(5);
 /// How long a load pauses that cannot read the log, and a deadline that finds no room in the journal.
@@ -61,6 +63,8 @@ enum Input {
     Request(PartitionId, Box<coordinator::Request>, Option<InTransaction>, ReplyTo),
     TopicsChanged(PartitionId),
     MarkersWritten(PartitionId, Markers),
+    /// No load needs what is before the offset.
+    GiveUp(PartitionId, i64),
 }
 
 /// The producer in whose transaction a request's records are to stand, and its guard if they open it there.
@@ -70,6 +74,7 @@ pub(super) type InTransaction = (Producer, Option<Guard>);
 enum Leaving {
     Answer(ReplyTo, coordinator::Reply),
     Markers(Markers),
+    FirstNeeded(i64),
 }
 
 /// A partition's coordinator.
@@ -137,6 +142,7 @@ impl Coordinators {
                     self.markers.borrow_mut().push_back((id, markers));
                     self.markers_bell.ring();
                 }
+                Leaving::FirstNeeded(offset) => self.push(Input::GiveUp(id, offset)),
             }
         }
     }
@@ -286,6 +292,7 @@ impl Shard {
                     self.coordinators.push(Input::MarkersWritten(id, markers));
                 }
             }
+            Input::GiveUp(id, offset) => self.give_up(id, offset),
             Input::Request(id, request, transaction, reply) => {
                 let ticket = self.coordinators.last_ticket.get() + 1;
                 self.coordinators.last_ticket.set(ticket);
@@ -378,6 +385,7 @@ impl Shard {
             return true;
         }
         let batches = batches_of(&step.records, step.producer, self.io.wall_clock_ms());
+        let mut first_offset = None;
         for batch in batches {
             if batch.len() > self.largest_batch {
                 tracing::error!(partition = %id, bytes = batch.len(), "a coordinator's record is too large");
@@ -393,9 +401,28 @@ impl Shard {
             }
             let mut partitions = self.partitions.borrow_mut();
             let Some(partition) = partitions.get_mut(&id) else { return false };
+            first_offset.get_or_insert(partition.log.borrow().log_end_offset());
             partition.append_own(&self.journal, &batch);
         }
+        let mut seats = self.coordinators.seats.borrow_mut();
+        if let (Some(first), Some(State::Active(machine))) =
+            (first_offset, seats.get_mut(&id).map(|seat| &mut seat.state))
+        {
+            machine.appended(first, &step.records);
+        }
         true
+    }
+
+    /// Lets a log begin at `offset`. If that fails a later offset comes in time.
+    fn give_up(self: &Rc<Shard>, id: PartitionId, offset: i64) {
+        let shard = self.clone();
+        self.io.spawn(Class::Background, async move {
+            let deadline = Instant(shard.io.now().0.saturating_add(GIVE_UP_WAIT.as_nanos() as u64));
+            let result = shard.delete_records(DeleteRecords { deadline, parts: vec![(id, offset)] }).await;
+            if let Some(DeletedRecords { error, .. }) = result.first().filter(|result| result.error != ErrorCode::None) {
+                tracing::warn!(partition = %id, offset, error = error.name(), "a coordinator's log keeps what it does not need");
+            }
+        });
     }
 
     fn set_appending(&self, id: PartitionId, appending: bool) {
@@ -418,6 +445,7 @@ impl Shard {
             seat.leaving.push_back((end, Leaving::Answer(to, reply)));
         }
         seat.leaving.extend(step.markers.into_iter().map(|markers| (end, Leaving::Markers(markers))));
+        seat.leaving.extend(step.first_needed.map(|offset| (end, Leaving::FirstNeeded(offset))));
         drop(seats);
         self.coordinators.settle(id, durable_end);
     }
@@ -584,8 +612,9 @@ impl Replay {
             match record {
                 Ok(record) => {
                     let key = record.key.unwrap_or_default();
-                    if let Err(error) = self.machine.replay(producer, key, record.value) {
-                        complain(self.id, offset + i64::from(record.offset_delta), &error);
+                    let offset = offset + i64::from(record.offset_delta);
+                    if let Err(error) = self.machine.replay(offset, producer, key, record.value) {
+                        complain(self.id, offset, &error);
                     }
                 }
                 Err(error) => return complain(self.id, offset, &error),

@@ -540,14 +540,7 @@ impl Shard {
             Ok(Found::Batches(records)) if read_committed => self.with_aborted(from, &log, records, frame).await,
             Ok(Found::Batches(records)) => ReadPart { records, ..frame },
             Ok(Found::Damaged) => ReadPart::refused(ErrorCode::CorruptMessage),
-            // A segment may go away under a reader: with its topic, or behind the log's start.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && log.borrow().log_start_offset() > from.offset => {
-                ReadPart::refused(ErrorCode::OffsetOutOfRange)
-            }
-            Err(error) => {
-                tracing::error!(partition = %from.id, "a read failed: {error}");
-                ReadPart::refused(ErrorCode::KafkaStorageError)
-            }
+            Err(error) => read_failed(from, &log, &error),
         }
     }
 
@@ -566,10 +559,8 @@ impl Shard {
                 let aborted_transactions = found.iter().map(|found| (found.producer_id, found.first_offset)).collect();
                 ReadPart { records, aborted_transactions, ..frame }
             }
-            Err(error) => {
-                tracing::error!(partition = %from.id, "aborted transactions cannot be read: {error}");
-                ReadPart::refused(ErrorCode::KafkaStorageError)
-            }
+            // Without them nobody can say which of the records are committed.
+            Err(error) => read_failed(from, log, &error),
         }
     }
 
@@ -701,6 +692,19 @@ pub async fn remove_partition_dir(io: &Io, data_dir: &Path, dir: &Path, renamed:
     }
     io.sync_dir(data_dir).await?;
     remove_dir_with_files(io, &doomed).await
+}
+
+/// A partition's part of a read that could not be done.
+fn read_failed(from: &ReadFrom, log: &SharedLog, error: &io::Error) -> ReadPart {
+    // A segment may go away under a reader: with its topic, or behind the log's start.
+    if log.borrow().log_start_offset() > from.offset {
+        return ReadPart::refused(ErrorCode::OffsetOutOfRange);
+    }
+    tracing::error!(partition = %from.id, "a read failed: {error}");
+    ReadPart::refused(match error.kind() {
+        io::ErrorKind::InvalidData => ErrorCode::CorruptMessage,
+        _ => ErrorCode::KafkaStorageError,
+    })
 }
 
 /// Removes a directory and the files in it; it holds no directories.

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use engine::controller::features;
 use engine::coordinator::Reply;
 use engine::coordinator::group::{GroupReply, GroupRequest};
 use engine::protocol::messages::consumer_group_describe::{
@@ -14,12 +15,17 @@ use engine::protocol::messages::consumer_group_heartbeat::{
 use engine::protocol::{ErrorCode, IntoStatic};
 
 use super::groups::{ask_for, client, for_each_group, refused};
-use crate::authorizer::{Operation, Resource, allows, authorize, authorized_operations};
+use crate::authorizer::{Operation, Resource, allows, authorize, authorized_operations, visible_topics};
 use crate::broker::Broker;
 use crate::dispatch::{Answer, Call, Refusal};
 
 /// Up to this version a member may leave it to the broker to choose its id.
 const CHOOSES_MEMBER_ID: i16 = 0;
+
+/// Whether there are groups of this protocol at all: the configs and the feature say so.
+fn are_enabled(broker: &Broker) -> bool {
+    broker.limits.consumer_groups && features::level(&broker.image(), features::GROUP_VERSION) > 0
+}
 
 /// A member lives, joins or leaves.
 ///
@@ -27,6 +33,10 @@ const CHOOSES_MEMBER_ID: i16 = 0;
 /// If the request cannot be read, or the node stops.
 pub async fn heartbeat(broker: &Rc<Broker>, call: &Call, peer: SocketAddr) -> Result<Answer, Refusal> {
     let mut request = call.decode::<ConsumerGroupHeartbeatRequest<'_>>()?.into_static();
+    if !are_enabled(broker) {
+        let error_code = ErrorCode::UnsupportedVersion.code();
+        return call.answer(&ConsumerGroupHeartbeatResponse { error_code, ..Default::default() });
+    }
     if call.version <= CHOOSES_MEMBER_ID && request.member_epoch == 0 && request.member_id.is_empty() {
         request.member_id = random_id(broker).into();
     }
@@ -40,7 +50,8 @@ pub async fn heartbeat(broker: &Rc<Broker>, call: &Call, peer: SocketAddr) -> Re
         let error_code = error.code();
         return call.answer(&ConsumerGroupHeartbeatResponse { error_code, ..Default::default() });
     }
-    let asked = GroupRequest::ConsumerHeartbeat { request, client: client(call, peer) };
+    let visible = visible_topics(broker, call);
+    let asked = GroupRequest::ConsumerHeartbeat { request, client: client(call, peer), visible };
     let response = match ask_for(broker, call, Operation::Read, &group, asked).await? {
         Reply::Group(GroupReply::ConsumerHeartbeat(response)) => response,
         other => ConsumerGroupHeartbeatResponse { error_code: refused(&other), ..Default::default() },
@@ -62,6 +73,10 @@ pub async fn describe(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusa
     let request: ConsumerGroupDescribeRequest<'_> = call.decode()?;
     let unknown =
         |id: &str, error_code| DescribedGroup { error_code, group_id: id.to_owned().into(), ..Default::default() };
+    if !are_enabled(broker) {
+        let groups = request.group_ids.iter().map(|id| unknown(id, ErrorCode::UnsupportedVersion.code())).collect();
+        return call.answer(&ConsumerGroupDescribeResponse { groups, ..Default::default() });
+    }
     let mut groups = for_each_group(
         broker,
         (call, Operation::Describe),

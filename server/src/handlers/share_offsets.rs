@@ -162,7 +162,8 @@ async fn read_offsets(
     Ok(wanted.into_iter().map(topic).collect())
 }
 
-/// Gives a group without members other start offsets.
+/// Gives a group without members other start offsets. (Kafka 4.1.0 loses the topics that there are on their way to its
+/// coordinator, and changes nothing; here is what its coordinator answers.)
 ///
 /// # Errors
 /// If the request cannot be read, or the node stops.
@@ -275,7 +276,7 @@ pub async fn delete(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal>
         return call.answer(&DeleteShareGroupOffsetsResponse { responses, ..Default::default() });
     }
     if group.is_empty() {
-        return refuse(ErrorCode::InvalidGroupId, why(ErrorCode::InvalidGroupId));
+        return refuse(ErrorCode::InvalidGroupId, "The group id is invalid.");
     }
     let asked = ShareGroupRequest::BeginDeleteOffsets { group: group.clone(), topics };
     let (without, partitions) = match share_groups::ask(broker, &group, asked).await? {
@@ -284,7 +285,6 @@ pub async fn delete(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal>
         Ok(other) => unreachable!("a coordinator answers what it is asked, not {other:?}"),
         Err(error) => return refuse(error, why(error)),
     };
-    responses.extend(without);
     let outcomes = share_state::forget(broker, &group, &partitions).await?;
     let forgotten: BTreeSet<Uuid> =
         outcomes.iter().filter(|(_, outcome)| outcome.is_ok()).map(|(topic, _)| *topic).collect();
@@ -306,5 +306,6 @@ pub async fn delete(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal>
             error_message: outcome.err().map(|(_, why)| why.into()),
         }
     }));
+    responses.extend(without);
     call.answer(&DeleteShareGroupOffsetsResponse { responses, ..Default::default() })
 }

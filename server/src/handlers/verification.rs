@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use engine::controller::BrokerValues;
 use engine::coordinator::transaction::{TransactionReply, TransactionRequest};
 use engine::coordinator::{self, Kind, Producer};
 use engine::protocol::ErrorCode;
@@ -58,6 +59,9 @@ pub async fn verify(
     wanted: &[Wanted],
 ) -> Result<Vec<Verified>, Refusal> {
     let mut verified = ask_partitions(broker, operation, wanted).await?;
+    if operation != Operation::Add && !is_enabled(broker) {
+        return Ok(verified);
+    }
     let mut by_producer: BTreeMap<Producer, Vec<usize>> = BTreeMap::new();
     for (place, (wanted, result)) in wanted.iter().zip(&verified).enumerate() {
         if matches!(result, Ok(Some(_))) {
@@ -74,6 +78,13 @@ pub async fn verify(
         }
     }
     Ok(verified)
+}
+
+/// Whether the coordinator is asked about partitions that clients added themselves. Those that the broker adds it is
+/// told of in any case.
+fn is_enabled(broker: &Broker) -> bool {
+    let image = broker.image();
+    BrokerValues::new(broker.settings(), &image).boolean("transaction.partition.verification.enable")
 }
 
 async fn ask_partitions(broker: &Broker, operation: Operation, wanted: &[Wanted]) -> Result<Vec<Verified>, Refusal> {

@@ -7,16 +7,16 @@
 //! but the deadlines is made of [`records`]. [`bridge`] lets members of the classic protocol take part.
 
 pub mod bridge;
+pub mod expressions;
 pub mod reconcile;
 pub mod records;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use regex_automata::meta::Regex;
 
 use super::assignor::{Assignor, Subscriber};
-use super::{Client, GroupConfig, Turn};
+use super::{Client, GroupConfig, Turn, Visible};
 use crate::coordinator::Topics;
 use crate::protocol::messages::consumer_group_describe::{
     Assignment as DescribedAssignment, DescribedGroup, Member as DescribedMember, TopicPartitions,
@@ -26,6 +26,7 @@ use crate::protocol::messages::consumer_group_heartbeat::{
     ResponseTopicPartitions,
 };
 use crate::protocol::{ErrorCode, Uuid};
+use expressions::{Expression, check_regex};
 use records::{Change, assignment};
 
 pub use super::assignor::Assignment;
@@ -33,8 +34,6 @@ pub use super::assignor::Assignment;
 /// The epoch of a member that leaves, and of a static one that will come back.
 const LEAVES: i32 = -1;
 const LEAVES_FOR_NOW: i32 = -2;
-/// What a compiled regular expression may take, in bytes.
-const REGEX_BYTES: usize = 1 << 20;
 
 /// Where a member stands; see [`reconcile`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -153,8 +152,8 @@ pub struct ConsumerGroup {
     targets: BTreeMap<String, Assignment>,
     /// Who has a partition, or has yet to give it up.
     owners: BTreeMap<Uuid, BTreeMap<i32, String>>,
-    /// The topics that members' expressions stand for.
-    regexes: BTreeMap<String, BTreeSet<String>>,
+    /// What members' expressions stand for.
+    expressions: BTreeMap<String, Expression>,
     /// Whether topics have changed since they were last looked at.
     topics_changed: bool,
 }
@@ -215,6 +214,7 @@ impl ConsumerGroup {
     /// Topics are other ones than before; looked at with the next heartbeat.
     pub fn topics_changed(&mut self) {
         self.topics_changed = true;
+        self.expressions.values_mut().for_each(Expression::expire);
     }
 
     /// Its members' sessions begin now.
@@ -235,8 +235,8 @@ impl ConsumerGroup {
 
     /// The topics that a member reads: those it names, and those its expression stands for.
     fn topics_of<'s>(&'s self, metadata: &'s Metadata) -> impl Iterator<Item = &'s String> {
-        let matched = metadata.regex.as_ref().and_then(|regex| self.regexes.get(regex));
-        metadata.subscribed.iter().chain(matched.into_iter().flatten())
+        let matched = metadata.regex.as_ref().and_then(|regex| self.expressions.get(regex));
+        metadata.subscribed.iter().chain(matched.into_iter().flat_map(|expression| &expression.topics))
     }
 
     /// Whether a member reads the topic.
@@ -290,6 +290,8 @@ struct Wish<'r> {
     update: &'r dyn Fn(&Metadata) -> Metadata,
     /// What it says that it has, if it says so.
     owned: Option<&'r Assignment>,
+    /// The topics that its expression may stand for; a member of the classic protocol has none.
+    visible: Option<&'r Visible>,
 }
 
 /// How a member is found for a request.
@@ -313,6 +315,7 @@ impl ConsumerGroup {
         turn: &mut Turn<'_, '_>,
         request: &ConsumerGroupHeartbeatRequest<'_>,
         client: &Client,
+        visible: &Visible,
     ) -> Result<ConsumerGroupHeartbeatResponse<'static>, Failure> {
         let (member_id, epoch) = (&*request.member_id, request.member_epoch);
         if epoch == LEAVES || epoch == LEAVES_FOR_NOW {
@@ -329,7 +332,7 @@ impl ConsumerGroup {
         let instance_id = request.instance_id.as_deref();
         let place = self.place(member_id, instance_id, epoch, owned.as_ref())?;
         let update = |before: &Metadata| updated(before, request, client);
-        let wish = Wish { member_id, instance_id, update: &update, owned: owned.as_ref() };
+        let wish = Wish { member_id, instance_id, update: &update, owned: owned.as_ref(), visible: Some(visible) };
         let before = self.members.get(member_id).map(|member| member.current.assigned.clone()).unwrap_or_default();
         self.follow(turn, &wish, place);
         let of_group = self.session_timeout_ms(turn);
@@ -405,10 +408,7 @@ impl ConsumerGroup {
         if is_new || after != before {
             self.change(turn, Change::Member(id.to_owned(), after.clone()));
         }
-        changed |= self.follow_regex(turn, before.regex.as_deref(), after.regex.as_deref());
-        if self.topics_changed {
-            changed |= self.resolve_again(turn);
-        }
+        changed |= self.follow_regex(turn, before.regex.as_deref(), after.regex.as_deref(), wish.visible);
         if changed || self.topics_changed {
             self.topics_changed = false;
             let hash = self.compute_hash(turn.context.topics);
@@ -462,46 +462,6 @@ impl ConsumerGroup {
             revoking: Assignment::new(),
         };
         self.change(turn, Change::Current(id.to_owned(), current));
-    }
-
-    fn is_regex_used(&self, regex: &str) -> bool {
-        self.members.values().any(|member| member.metadata.regex.as_deref() == Some(regex))
-    }
-
-    /// A member has another expression. Whether its topics may be other ones.
-    fn follow_regex(&mut self, turn: &mut Turn<'_, '_>, before: Option<&str>, after: Option<&str>) -> bool {
-        if before == after {
-            return false;
-        }
-        if let Some(before) = before {
-            self.drop_regex(turn, before);
-        }
-        if let Some(after) = after
-            && !self.regexes.contains_key(after)
-        {
-            let topics = resolve(after, turn.context.topics);
-            self.change(turn, Change::Regex(after.to_owned(), topics, turn.context.wall_clock_ms));
-        }
-        true
-    }
-
-    fn drop_regex(&mut self, turn: &mut Turn<'_, '_>, regex: &str) {
-        if !self.is_regex_used(regex) && self.regexes.contains_key(regex) {
-            self.change(turn, Change::RegexEnd(regex.to_owned()));
-        }
-    }
-
-    /// Looks up all expressions' topics again; whether any are other ones.
-    fn resolve_again(&mut self, turn: &mut Turn<'_, '_>) -> bool {
-        let mut changed = false;
-        for (regex, known) in self.regexes.clone() {
-            let topics = resolve(&regex, turn.context.topics);
-            if topics != known {
-                self.change(turn, Change::Regex(regex, topics, turn.context.wall_clock_ms));
-                changed = true;
-            }
-        }
-        changed
     }
 
     /// The assignor that most members vote for, of those that are configured; or the first of these.
@@ -610,7 +570,7 @@ impl ConsumerGroup {
 
     /// The records that end a group without members.
     pub fn end(&mut self, turn: &mut Turn<'_, '_>) {
-        for regex in self.regexes.keys().cloned().collect::<Vec<_>>() {
+        for regex in self.expressions.keys().cloned().collect::<Vec<_>>() {
             self.change(turn, Change::RegexEnd(regex));
         }
         for id in self.targets.keys().cloned().collect::<Vec<_>>() {
@@ -759,35 +719,6 @@ fn unknown_instance<T>(instance_id: &str) -> Result<T, Failure> {
 fn fenced_instance<T>(member_id: &str, instance_id: &str, known_id: &str) -> Result<T, Failure> {
     let why = format!("Static member {member_id} with instance id {instance_id} was fenced by member {known_id}.");
     fail(ErrorCode::FencedInstanceId, why)
-}
-
-/// The expression, so that it matches whole names.
-fn compile(regex: &str) -> Result<Regex, String> {
-    let config = Regex::config().nfa_size_limit(Some(REGEX_BYTES));
-    let build = |pattern: &str| {
-        let built = Regex::builder().configure(config.clone()).build(pattern);
-        built.map_err(|error| error.syntax_error().map_or_else(|| error.to_string(), ToString::to_string))
-    };
-    // By itself first: it must not close what is put around it.
-    build(regex)?;
-    build(&format!("^(?:{regex})$"))
-}
-
-pub(super) fn check_regex(regex: Option<&str>) -> Result<(), Failure> {
-    let Some(regex) = regex.filter(|regex| !regex.is_empty()) else { return Ok(()) };
-    match compile(regex) {
-        Ok(_) => Ok(()),
-        Err(why) => fail(
-            ErrorCode::InvalidRegularExpression,
-            format!("SubscribedTopicRegex `{regex}` is not a valid regular expression: {why}."),
-        ),
-    }
-}
-
-/// The topics whose names match, the internal ones too: whether they are wanted is the expression's say.
-fn resolve(regex: &str, topics: &Topics) -> BTreeSet<String> {
-    let Ok(compiled) = compile(regex) else { return BTreeSet::new() };
-    topics.iter().map(|(name, _)| name).filter(|name| compiled.is_match(*name)).map(str::to_owned).collect()
 }
 
 fn heartbeat_assignment(assigned: &Assignment) -> HeartbeatAssignment {

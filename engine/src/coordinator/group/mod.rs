@@ -11,6 +11,8 @@ pub mod share;
 pub mod shares;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
 
 use super::offsets::{CommittedOffset, Fetched, Offsets};
 use super::{Context, Producer, Reply, Step, Ticket};
@@ -60,6 +62,28 @@ pub struct Client {
     pub id: String,
     /// Its address, behind a slash as Java writes it.
     pub host: String,
+}
+
+/// The topics that someone may see, as was decided where his request came in.
+#[derive(Clone, Default)]
+pub struct Visible(Option<Arc<dyn Fn(&str) -> bool + Send + Sync>>);
+
+impl Visible {
+    /// Those for whose names `may_see` is true, whenever it is asked.
+    pub fn only(may_see: impl Fn(&str) -> bool + Send + Sync + 'static) -> Visible {
+        Visible(Some(Arc::new(may_see)))
+    }
+
+    /// Whether the topic is one of them.
+    pub fn has(&self, topic: &str) -> bool {
+        self.0.as_ref().is_none_or(|may_see| may_see(topic))
+    }
+}
+
+impl fmt::Debug for Visible {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_none() { "Visible(all)" } else { "Visible(some)" })
+    }
 }
 
 /// What the group coordinator is asked. The requests are those of the clients, or one group's part of them.
@@ -115,6 +139,8 @@ pub enum GroupRequest {
         request: ConsumerGroupHeartbeatRequest<'static>,
         /// Who asks.
         client: Client,
+        /// The topics that he may see.
+        visible: Visible,
     },
     /// Consumer groups are described, in this order.
     ConsumerDescribe(Vec<String>),
@@ -200,6 +226,8 @@ pub struct ConsumerConfig {
     pub max_size: usize,
     /// `group.consumer.assignors`: the first is the default.
     pub assignors: Vec<Assignor>,
+    /// When the topics of an expression are looked up again (`group.consumer.regex.refresh.interval.ms`).
+    pub regex_refresh_ms: u64,
     /// Whether a classic group may become one (`group.consumer.migration.policy`).
     pub may_upgrade: bool,
     /// Whether one may become a classic group.
@@ -219,6 +247,7 @@ impl GroupConfig {
             heartbeat_interval_ms: int("group.consumer.heartbeat.interval.ms"),
             max_size: usize::try_from(number("group.consumer.max.size")).unwrap_or(0),
             assignors: assignors.split(',').filter_map(|name| Assignor::from_name(name.trim())).collect(),
+            regex_refresh_ms: positive("group.consumer.regex.refresh.interval.ms"),
             may_upgrade: may("upgrade"),
             may_downgrade: may("downgrade"),
         };
@@ -256,6 +285,7 @@ impl Default for GroupConfig {
                 heartbeat_interval_ms: 5000,
                 max_size: i32::MAX as usize,
                 assignors: vec![Assignor::Uniform, Assignor::Range],
+                regex_refresh_ms: 600_000,
                 may_upgrade: true,
                 may_downgrade: true,
             },
@@ -384,8 +414,8 @@ impl GroupCoordinator {
                 let results = ids.iter().map(|id| self.delete(context, &mut step, id)).collect();
                 step.reply(ticket, GroupReply::Delete(results));
             }
-            GroupRequest::ConsumerHeartbeat { request, client } => {
-                let result = self.consumer_heartbeat(context, &mut step, &request, &client);
+            GroupRequest::ConsumerHeartbeat { request, client, visible } => {
+                let result = self.consumer_heartbeat(context, &mut step, &request, (&client, &visible));
                 let response = result.unwrap_or_else(|Failure(error, why)| ConsumerGroupHeartbeatResponse {
                     error_code: error.code(),
                     error_message: Some(why.into()),
@@ -533,7 +563,7 @@ impl GroupCoordinator {
         context: &mut Context<'_>,
         step: &mut Step,
         request: &ConsumerGroupHeartbeatRequest<'static>,
-        client: &Client,
+        (client, visible): (&Client, &Visible),
     ) -> Result<ConsumerGroupHeartbeatResponse<'static>, Failure> {
         let id = &*request.group_id;
         check_consumer_heartbeat(&self.config, request)?;
@@ -544,7 +574,7 @@ impl GroupCoordinator {
             return Err(Failure(ErrorCode::GroupIdNotFound, why));
         };
         let members = group.len();
-        let result = group.heartbeat(&mut turn, request, client);
+        let result = group.heartbeat(&mut turn, request, client, visible);
         let deadline = group.deadline_of(&request.member_id);
         let has_shrunk = group.len() < members;
         self.schedule_by(id, deadline);
@@ -571,7 +601,7 @@ impl GroupCoordinator {
             }
             other => {
                 // What the heartbeat itself would say must not leave a changed group behind.
-                consumer::check_regex(request.subscribed_topic_regex.as_deref())?;
+                consumer::expressions::check_regex(request.subscribed_topic_regex.as_deref())?;
                 match other {
                     Some(Group::Classic(group)) if group.state() == classic::State::Empty => {
                         turn.step.records.push(group.tombstone());

@@ -195,6 +195,7 @@ impl GroupCoordinator {
 
     fn describe_share(&self, id: &str, context: &Context<'_>) -> DescribedGroup<'static> {
         match self.groups.get(id) {
+            _ if id.is_empty() => DescribedGroup { error_code: ErrorCode::InvalidGroupId.code(), ..Default::default() },
             Some(Group::Share(group)) => group.describe(context.topics),
             _ => DescribedGroup {
                 error_code: ErrorCode::GroupIdNotFound.code(),

@@ -14,21 +14,52 @@ fn key(partition: i32) -> SharePartitionKey {
 struct Bench {
     machine: ShareCoordinator,
     topics: Topics,
-    log: Vec<crate::coordinator::Record>,
+    /// From the offset on that a load needs.
+    log: Vec<Record>,
+    start: i64,
+    now_ms: u64,
 }
 
 impl Bench {
     fn new(updates_per_snapshot: u32) -> Bench {
-        let machine = ShareCoordinator::new(ShareConfig { updates_per_snapshot });
-        Bench { machine, topics: topics(), log: Vec::new() }
+        let machine = ShareCoordinator::new(ShareConfig { updates_per_snapshot, ..ShareConfig::default() });
+        let mut bench = Bench { machine, topics: topics(), log: Vec::new(), start: 0, now_ms: 1000 };
+        bench.step(|machine, context| {
+            machine.loaded(context);
+            Step::default()
+        });
+        bench
+    }
+
+    fn step(&mut self, act: impl FnOnce(&mut ShareCoordinator, &mut Context<'_>) -> Step) -> Vec<(Ticket, Reply)> {
+        let mut random = || 4;
+        let (now_ms, wall_clock_ms) = (self.now_ms, self.now_ms as i64);
+        let mut context = Context { now_ms, wall_clock_ms, topics: &self.topics, random: &mut random };
+        let step = act(&mut self.machine, &mut context);
+        let end = self.start + self.log.len() as i64;
+        self.machine.appended(end, &step.records);
+        self.log.extend(step.records);
+        if let Some(first) = step.first_needed {
+            self.log.drain(..(first - self.start) as usize);
+            self.start = first;
+        }
+        step.replies
+    }
+
+    /// Lets time pass, deadline by deadline.
+    fn pass(&mut self, ms: u64) {
+        let end = self.now_ms + ms;
+        while let Some(next) = self.machine.next_deadline().filter(|next| *next <= end) {
+            self.now_ms = next;
+            assert!(self.step(ShareCoordinator::tick).is_empty());
+            assert!(self.machine.next_deadline().is_some_and(|after| after > next), "a tick does what is due");
+        }
+        self.now_ms = end;
     }
 
     fn ask(&mut self, partition: i32, action: ShareAction) -> ShareReply {
-        let mut random = || 4;
-        let mut context = Context { now_ms: 0, wall_clock_ms: 1000, topics: &self.topics, random: &mut random };
-        let step = self.machine.handle(&mut context, 9, ShareRequest { key: key(partition), action });
-        self.log.extend(step.records);
-        match &step.replies[..] {
+        let request = ShareRequest { key: key(partition), action };
+        match &self.step(|machine, context| machine.handle(context, 9, request))[..] {
             [(9, Reply::Share(reply))] => reply.clone(),
             other => panic!("one answer, not {other:?}"),
         }
@@ -65,8 +96,8 @@ impl Bench {
     /// The machine that a restart makes of the log.
     fn restarted(&self) -> ShareCoordinator {
         let mut machine = ShareCoordinator::new(self.machine.config.clone());
-        for record in &self.log {
-            machine.replay(&record.key, record.value.as_deref()).expect("its own record");
+        for (offset, record) in (self.start..).zip(&self.log) {
+            machine.replay(offset, &record.key, record.value.as_deref()).expect("its own record");
         }
         machine
     }
@@ -124,11 +155,79 @@ fn what_is_not_there_is_refused_and_what_goes_is_forgotten() {
     assert_eq!(summary(&mut bench, 0), Ok(-1));
     assert_eq!(summary(&mut bench, 2), Err(ErrorCode::UnknownTopicOrPartition));
     bench.topics = Topics::default();
-    let mut random = || 4;
-    let mut context = Context { now_ms: 0, wall_clock_ms: 1000, topics: &bench.topics, random: &mut random };
-    let step = bench.machine.topics_changed(&mut context);
-    bench.log.extend(step.records);
+    bench.step(ShareCoordinator::topics_changed);
     assert!(bench.machine.states.is_empty() && bench.restarted().states.is_empty());
+}
+
+#[test]
+fn the_log_is_as_long_as_its_states_need() {
+    let mut bench = Bench::new(5);
+    bench.done(1, ShareAction::Initialize { state_epoch: 1, start_offset: 7 }).expect("it is begun");
+    bench.initialize(1, 0).expect("it is begun");
+    for round in 0..20 {
+        for at in 0..30 {
+            assert_eq!(bench.write(0, 30 * round + at, 30 * round + at, 30 * round + at), Ok(()));
+            assert_eq!(bench.restarted().states, bench.machine.states);
+        }
+        bench.pass(300_000);
+        assert_eq!(bench.restarted().states, bench.machine.states, "a load needs nothing that was given up");
+        // What was written since the round before, and the snapshot of the one that is cold.
+        assert!(bench.log.len() <= 40, "round {round}: {} records", bench.log.len());
+    }
+    // Who is not written to is not snapshotted again and again.
+    bench.pass(600_000);
+    let records = bench.start + bench.log.len() as i64;
+    bench.pass(6_000_000);
+    assert_eq!(bench.start + bench.log.len() as i64, records);
+    assert!(bench.log.len() < 4, "{} records", bench.log.len());
+    let ShareReply::Summary(Ok(cold)) = bench.ask(1, ShareAction::Summarize) else { panic!("it is there") };
+    assert_eq!((cold.start_offset, cold.state_epoch), (7, 1));
+
+    // Of what is gone nothing is left, after a load too.
+    bench.topics = Topics::default();
+    bench.step(ShareCoordinator::topics_changed);
+    bench.machine = bench.restarted();
+    bench.step(|machine, context| {
+        machine.loaded(context);
+        Step::default()
+    });
+    bench.pass(300_000);
+    assert_eq!(bench.log.len(), 0);
+}
+
+#[test]
+fn cold_states_are_snapshotted_a_bounded_part_at_a_time() {
+    let mut bench = Bench::new(0);
+    let states = 5;
+    bench.topics = Topics::new([("t".to_owned(), TopicInfo { id: TOPIC, partitions: states + 1 })]);
+    let batch = |at: i64| write_share_group_state::StateBatch {
+        first_offset: at,
+        last_offset: at,
+        delivery_state: if at % 2 == 0 { 2 } else { 0 },
+        delivery_count: 1,
+    };
+    for partition in 0..=states {
+        bench.done(partition, ShareAction::Initialize { state_epoch: 1, start_offset: 0 }).expect("it is begun");
+        let batches = (0..30_000).map(batch).collect();
+        let write = ShareAction::Write { state_epoch: 1, leader_epoch: 0, start_offset: 0, batches };
+        bench.done(partition, write).expect("it is not too large");
+    }
+    for _ in 0..30 {
+        bench.write(0, 0, 0, 0).expect("it is known");
+    }
+    bench.now_ms += 300_000;
+    let mut rounds = 0;
+    while bench.machine.next_deadline().is_some_and(|at| at <= bench.now_ms) {
+        let before = bench.start + bench.log.len() as i64;
+        bench.step(ShareCoordinator::tick);
+        assert!(bench.start + bench.log.len() as i64 - before <= 2, "two of them are more than enough");
+        bench.now_ms += 1;
+        rounds += 1;
+    }
+    assert_eq!(rounds, 3);
+    bench.pass(300_000);
+    assert_eq!(bench.log.len(), states as usize + 1);
+    assert_eq!(bench.restarted().states, bench.machine.states);
 }
 
 #[test]
@@ -159,5 +258,5 @@ fn keys_are_kafkas() {
         assert!(!SharePartitionKey::is_coordinator_key(wrong), "{wrong}");
     }
     let mut machine = Machine::Share(Box::new(ShareCoordinator::new(ShareConfig::default())));
-    machine.replay(None, &[0, 77], None).expect_err("a record of another kind");
+    machine.replay(0, None, &[0, 77], None).expect_err("a record of another kind");
 }

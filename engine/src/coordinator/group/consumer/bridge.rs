@@ -74,7 +74,7 @@ impl ConsumerGroup {
             }),
             ..before.clone()
         };
-        let wish = Wish { member_id: id, instance_id, update: &update, owned: Some(&owned) };
+        let wish = Wish { member_id: id, instance_id, update: &update, owned: Some(&owned), visible: None };
         self.follow(turn, &wish, place);
         let now_ms = turn.context.now_ms;
         let member = self.members.get_mut(id).expect("the member is there now");

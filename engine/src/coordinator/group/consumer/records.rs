@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
+use super::expressions::Expression;
 use super::{Assignment, ClassicMetadata, ConsumerGroup, Current, MemberState, Metadata};
 use crate::coordinator::Record;
 use crate::coordinator::group::Client;
@@ -323,8 +324,8 @@ impl ConsumerGroup {
             Change::TargetEnd(id) => drop(self.targets.remove(&id)),
             Change::Current(id, current) => self.hold(&id, current),
             Change::CurrentEnd(id) => self.hold(&id, Current::default()),
-            Change::Regex(regex, topics, _) => drop(self.regexes.insert(regex, topics)),
-            Change::RegexEnd(regex) => drop(self.regexes.remove(&regex)),
+            Change::Regex(regex, topics, _) => drop(self.expressions.insert(regex, Expression::new(topics))),
+            Change::RegexEnd(regex) => drop(self.expressions.remove(&regex)),
         }
     }
 

@@ -64,8 +64,16 @@ impl Bench {
         &mut self,
         request: ConsumerGroupHeartbeatRequest<'static>,
     ) -> ConsumerGroupHeartbeatResponse<'static> {
+        self.heartbeat_of(request, Visible::default())
+    }
+
+    fn heartbeat_of(
+        &mut self,
+        request: ConsumerGroupHeartbeatRequest<'static>,
+        visible: Visible,
+    ) -> ConsumerGroupHeartbeatResponse<'static> {
         let client = Client { id: "c".to_owned(), host: "/h".to_owned() };
-        match self.ask(GroupRequest::ConsumerHeartbeat { request, client }) {
+        match self.ask(GroupRequest::ConsumerHeartbeat { request, client, visible }) {
             Reply::Group(GroupReply::ConsumerHeartbeat(response)) => response,
             other => panic!("{other:?}"),
         }
@@ -219,6 +227,49 @@ fn an_expression_follows_the_topics() {
     bench.step(GroupCoordinator::topics_changed);
     bench.settle(&mut [&mut a]);
     assert_eq!((a.epoch, a.owns(), owns), (epoch + 1, 6, 10));
+}
+
+#[test]
+fn an_expression_stands_for_topics_that_its_member_may_see() {
+    let mut bench = Bench::new();
+    let only_u = || Visible::only(|topic| topic == "u");
+    let mut a = Consumer { regex: Some(".*".to_owned()), ..Consumer::new("a", &[]) };
+    let mut other = Consumer::new("b", &["u"]);
+    let beat = |bench: &mut Bench, consumer: &mut Consumer, visible| {
+        let response = bench.heartbeat_of(consumer.request(), visible);
+        assert_eq!(error(response.error_code), ErrorCode::None);
+        consumer.obey(&response);
+    };
+    beat(&mut bench, &mut a, only_u());
+    assert_eq!(a.owns(), 3, "t is not its to see");
+
+    // What it may see is asked again when topics change, and now and then; but only for a member that has the
+    // expression, and not at each heartbeat.
+    beat(&mut bench, &mut a, Visible::default());
+    assert_eq!(a.owns(), 3);
+    bench.restart();
+    beat(&mut bench, &mut a, only_u());
+    beat(&mut bench, &mut other, Visible::only(|_| false));
+    bench.settle(&mut [&mut a, &mut other]);
+    assert_eq!((a.epoch, a.owns() + other.owns()), (2, 3));
+    let late = bench.now_ms + bench.coordinator.config.consumer.regex_refresh_ms;
+    while bench.now_ms < late {
+        beat(&mut bench, &mut a, Visible::default());
+        beat(&mut bench, &mut other, Visible::only(|_| false));
+        assert_eq!((a.epoch, a.owns() + other.owns()), (2, 3));
+        bench.pass(30_000);
+    }
+    let records = bench.records();
+    beat(&mut bench, &mut other, Visible::only(|_| false));
+    assert_eq!(bench.records(), records);
+    bench.settle(&mut [&mut a, &mut other]);
+    assert_eq!((a.epoch, a.owns() + other.owns()), (3, 9));
+    bench.restart();
+    for _ in 0..5 {
+        beat(&mut bench, &mut a, Visible::only(|_| false));
+        beat(&mut bench, &mut other, Visible::default());
+    }
+    assert_eq!((a.owns(), other.owns()), (0, 3));
 }
 
 #[test]

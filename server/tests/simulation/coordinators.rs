@@ -70,7 +70,8 @@ fn draw_layout(chance: &mut Chance) -> Layout {
         ("offsets.retention.minutes", "2147483647"),
     ];
     Layout {
-        journal_bytes: 8 * *chance.pick(&[64 << 10, 128 << 10, 256 << 10, 1 << 20]),
+        // The smallest in which a coordinator's largest batch finds room.
+        journal_bytes: 8 * *chance.pick(&[128 << 10, 128 << 10, 256 << 10, 1 << 20]),
         memory_bytes: *chance.pick(&[16 << 10, 128 << 10, 32 << 20]),
         settings: settings.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
     }

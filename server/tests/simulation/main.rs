@@ -4,9 +4,15 @@
 //! admin, all over Kafka's protocol; crashes and power losses, also while it starts, failing, slow and full disks,
 //! lost connections, jumping clocks, other cores in each life. Every odd seed also damages the disk at rest.
 //!
-//! `cargo test -p corelog --test simulation` runs 200 seeds; `SEEDS=5000` more of them, from `SEED` on (0), on
-//! `THREADS` (2). `SEED=123 cargo test -p corelog --test simulation` replays one,
-//! `CORELOG_LOG=info` with what its broker says.
+//! A second workload has groups and transactions for the same broker with the same faults, and nothing damaged at
+//! rest: producers that append to several lists in a transaction, vanish, and are fenced by who takes their place;
+//! requests that come twice, late or out of order; readers of committed and of all records; members of a classic and
+//! of a KIP-848 group that vanish and come back as if nothing had been; observers of committed offsets; an operator
+//! whose markers are too late. It is judged by `checker::Transactions` (I6) and `checker::Groups` (I8).
+//!
+//! `cargo test -p corelog --test simulation` runs 200 seeds of the first and 100 of the second; `SEEDS=5000` more of
+//! them, from `SEED` on (0), on `THREADS` (2). `SEED=123 cargo test -p corelog --test simulation NAME` replays one of
+//! the workload with the test of that name, `CORELOG_LOG=info` with what its broker says.
 
 mod chance;
 mod classic;

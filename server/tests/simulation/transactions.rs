@@ -290,6 +290,9 @@ impl Producer {
             };
             let response: ProduceResponse<'_> = answer.message();
             let told = &response.responses[0].partition_responses[0];
+            let (epoch, count, base_offset) = (self.epoch, values.len(), told.base_offset);
+            let outcome = error(told.error_code);
+            tracing::debug!(self.name, number, epoch, partition, sequence, count, base_offset, ?outcome, "produce");
             match error(told.error_code) {
                 ErrorCode::None => {
                     self.accepted("a batch", newest);
@@ -461,14 +464,15 @@ impl Producer {
     }
 
     /// Sends the same request on a connection of its own, at once or late; nobody looks at the answer.
-    fn send_also<R: Request<'static> + 'static>(&mut self, request: R, version: i16) {
+    fn send_also<R: Request<'static> + std::fmt::Debug + 'static>(&mut self, request: R, version: i16) {
         let (shared, io) = (self.shared(), self.line.io.clone());
         let late = self.chance.log_below(12);
         let mut line = Line::new(shared.clone(), io.clone());
         shared.count("requests sent twice");
         shared.run(&io, async move {
             line.pause(late).await;
-            let _ = line.ask(&request, version).await;
+            let told = line.ask(&request, version).await.is_ok();
+            tracing::debug!(told, "sent twice: {request:?}");
         });
     }
 

@@ -140,7 +140,10 @@ def loadgen(broker, command, topic, options, tag, quiet=True):
 def finish(started):
     process, path = started
     output, _ = process.communicate()
-    report = json.loads(path.read_text()) if path.exists() else {"ok": False}
+    text = path.read_text() if path.exists() else '{"ok": false}'
+    if not text:
+        sys.exit(f"loadgen's report is empty: {OUT} or {DATA} has no space left; give another OUT or DATA")
+    report = json.loads(text)
     # The file paths of this machine are nobody's business.
     report["command_line"] = ["loadgen", *[w for w in report.get("command_line", [])[1:] if "/" not in str(w)]]
     report.get("settings", {}).pop("json", None)

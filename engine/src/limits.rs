@@ -35,6 +35,16 @@ pub const DRAIN_BYTES: usize = 512 << 10;
 /// The longest write to a segment.
 pub const SEGMENT_WRITE_BYTES: usize = 1 << 20;
 
+/// Batches that go past the journal share an entry up to so many bytes: a start reads and takes over that much at once.
+pub const EXTENT_BYTES: usize = 64 << 10;
+
+/// Room that the journal must have for the extents of one write to a segment: two neighbours are more than
+/// [`EXTENT_BYTES`], so that there are 33 at most, of 81 bytes each.
+pub const EXTENTS_ROOM: usize = 4 << 10;
+
+/// Bytes of a partition that wait for their segment past the journal; with more, appends wait.
+pub const DIRECT_QUEUE_BYTES: usize = 4 << 20;
+
 /// Partitions that one core drains at the same time.
 pub const DRAINS_AT_ONCE: usize = 8;
 

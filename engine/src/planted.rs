@@ -41,6 +41,8 @@ pub enum Bug {
     SnapshotHoldsCutOffBatch,
     /// A producer id is answered before its block is durable.
     ProducerIdReused,
+    /// The journal names batches of a segment that are not flushed.
+    ExtentBeforeSegmentFlush,
     /// A partition of a consumer group is given to a member before another has given it up.
     AssignBeforeRevoke,
     /// Offsets of a member whose generation is over are accepted.
@@ -55,7 +57,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 21] = [
+    pub const ALL: [Bug; 22] = [
         Bug::AcknowledgeBeforeFlush,
         Bug::WriteWithoutFlush,
         Bug::AcknowledgePastGap,
@@ -72,6 +74,7 @@ impl Bug {
         Bug::DuplicateAnsweredEarly,
         Bug::SnapshotHoldsCutOffBatch,
         Bug::ProducerIdReused,
+        Bug::ExtentBeforeSegmentFlush,
         Bug::AssignBeforeRevoke,
         Bug::FencedGenerationCommits,
         Bug::CoordinatorAnswersEarly,

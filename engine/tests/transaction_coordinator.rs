@@ -226,6 +226,7 @@ fn start_node(
         memory_bytes: 64 << 20,
         settings,
         accept_loss: false,
+        past_journal_bytes: None,
     });
     let mut mailboxes: Vec<_> = node_mailboxes(&config).into_iter().map(Some).collect();
     let ready: Rc<RefCell<Option<Core>>> = Rc::default();

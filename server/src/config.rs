@@ -70,6 +70,10 @@ pub struct Serve {
     /// Journal on disk for all cores together, such as 2GiB [default: 256MiB for each core]
     #[arg(long, value_name = "SIZE")]
     journal: Option<String>,
+    /// Batches of at least this size, such as 64KiB, are written to their segment alone and not to the journal as well;
+    /// off: none are [default: off]
+    #[arg(long, value_name = "SIZE|off")]
+    past_journal: Option<String>,
     /// Microseconds that a core looks for work before it sleeps: lower latency for more processor time [default: 0]
     #[arg(long, value_name = "N")]
     spin_us: Option<u64>,
@@ -106,6 +110,8 @@ pub struct Settings {
     pub memory_bytes: Option<u64>,
     /// The journals of all cores together, in bytes, if given.
     pub journal_bytes: Option<u64>,
+    /// Batches of at least so many bytes are written straight to their segment; `None` for never.
+    pub past_journal_bytes: Option<usize>,
     /// How long a core looks for work before it sleeps.
     pub spin: std::time::Duration,
     /// Whether partitions that lost records to the disk take writes again.
@@ -197,6 +203,10 @@ impl Serve {
             metadata_cores: cores("metadata-cores", &self.metadata_cores)?,
             memory_bytes: size("memory", &self.memory)?,
             journal_bytes: size("journal", &self.journal)?,
+            past_journal_bytes: match self.past_journal.as_deref() {
+                None | Some("off") => None,
+                Some(_) => size("past-journal", &self.past_journal)?.map(|bytes| bytes as usize),
+            },
             spin: std::time::Duration::from_micros(self.spin_us.unwrap_or(0)),
             data_dir: self.data_dir.unwrap_or_else(|| DEFAULT_DATA_DIR.into()),
             accept_loss: self.accept_loss,
@@ -217,6 +227,7 @@ impl Serve {
         fill(&mut self.metadata_cores, take("metadata-cores"));
         fill(&mut self.memory, take("memory"));
         fill(&mut self.journal, take("journal"));
+        fill(&mut self.past_journal, take("past-journal"));
         let node_id = take("node-id").map(|text| number("node-id", text)).transpose()?;
         fill(&mut self.node_id, node_id.map(|id: i64| i32::try_from(id).unwrap_or(-1)));
         let spin_us = take("spin-us").map(|text| number("spin-us", text)).transpose()?;

@@ -70,6 +70,7 @@ fn broker_config(settings: &Settings, plan: &CorePlan) -> Result<Arc<BrokerConfi
         memory_bytes: settings.memory_bytes.unwrap_or_else(|| half_of_memory().min(MEMORY_PER_SHARD * shards)),
         settings: BrokerSettings::new(settings.node_id, settings.static_configs())?,
         accept_loss: settings.accept_loss,
+        past_journal_bytes: settings.past_journal_bytes,
     };
     let (advertised_host, advertised_port) = settings.advertise.clone();
     Ok(Arc::new(BrokerConfig {

@@ -54,6 +54,7 @@ impl Bench {
             memory_bytes: 256 << 20,
             settings: Settings::new(1, BTreeMap::new()).expect("defaults are valid"),
             accept_loss: false,
+            past_journal_bytes: None,
         };
         let mut mailboxes: Vec<_> = node_mailboxes(&node).into_iter().map(Some).collect();
         let config = Arc::new(BrokerConfig {

@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -12,6 +13,7 @@ use bytes::Bytes;
 
 use super::partition_log::{Log, LogRecord};
 use super::segment::{ActiveSegment, SegmentSync};
+use super::tail::Chunk;
 use crate::io::buffer::Buffer;
 use crate::io::local::Bell;
 use crate::io::{Io, OpenMode};
@@ -26,11 +28,18 @@ pub const PARTITION_METADATA: &str = "partition.metadata";
 pub type SharedLog = Rc<RefCell<Log>>;
 
 /// What one write to a segment takes.
-struct Piece {
-    chunks: Vec<Bytes>,
-    end_offset: i64,
+pub(super) struct Piece {
+    /// Whole batches, with their offsets.
+    pub(super) chunks: Vec<Chunk>,
+    pub(super) end_offset: i64,
     /// Whether a new segment begins with it.
-    rolls: Option<i64>,
+    pub(super) rolls: Option<i64>,
+}
+
+impl Piece {
+    pub(super) fn bytes(&self) -> Vec<Bytes> {
+        self.chunks.iter().map(|chunk| chunk.bytes.clone()).collect()
+    }
 }
 
 /// Drains all that is durable. Returns at once if a drain of the log is under way.
@@ -44,16 +53,33 @@ pub async fn drain(io: &Io, log: &SharedLog, finished: &Bell) -> io::Result<()> 
     result
 }
 
-async fn drain_pieces(io: &Io, log: &SharedLog) -> io::Result<()> {
+/// Waits until no drain of the log is under way, and begins one.
+pub(super) async fn begin(log: &SharedLog, finished: &Bell) {
+    finished.until(|| (!std::mem::replace(&mut log.borrow_mut().draining, true)).then_some(())).await;
+}
+
+/// Ends it.
+pub(super) fn end(log: &SharedLog, finished: &Bell) {
+    log.borrow_mut().draining = false;
+    finished.ring();
+}
+
+/// Drains all that is durable, within a drain that the caller has begun.
+pub(super) async fn drain_pieces(io: &Io, log: &SharedLog) -> io::Result<()> {
     loop {
         open_active(io, log).await?;
-        let Some(piece) = next_piece(&log.borrow()) else { return Ok(()) };
+        let piece = {
+            let log = log.borrow();
+            next_piece(&log, log.tail.from(log.drained_end_offset))
+        };
+        let Some(piece) = piece else { return Ok(()) };
         if let Some(base_offset) = piece.rolls {
             roll(io, log, base_offset).await?;
         }
-        let write = log.borrow().active.as_ref().expect("a piece has its segment").prepare_append(&piece.chunks);
+        let bytes = piece.bytes();
+        let write = log.borrow().active.as_ref().expect("a piece has its segment").prepare_append(&bytes);
         write.run().await?;
-        log.borrow_mut().on_drained(&piece.chunks, piece.end_offset, write);
+        log.borrow_mut().on_drained(&bytes, piece.end_offset, write);
     }
 }
 
@@ -75,19 +101,20 @@ async fn open_active(io: &Io, log: &SharedLog) -> io::Result<()> {
     Ok(())
 }
 
-/// The next bytes for one segment: up to a write's size, or to where the segment is full.
-fn next_piece(log: &Log) -> Option<Piece> {
+/// The next bytes of `chunks` for one segment: up to a write's size, or to where the segment is full.
+pub(super) fn next_piece<'a>(log: &Log, chunks: impl Iterator<Item = &'a Chunk>) -> Option<Piece> {
     if log.deleted {
         return None;
     }
     let segment = log.active.as_ref().map(|active| active.segment);
     let mut piece = Piece { chunks: Vec::new(), end_offset: 0, rolls: None };
     let (mut taken, mut size) = (0, segment.map_or(0, |segment| segment.size));
-    'chunks: for chunk in log.tail.from(log.drained_end_offset) {
+    for chunk in chunks {
         if taken > 0 && taken + chunk.bytes.len() > SEGMENT_WRITE_BYTES {
             break;
         }
-        let mut position = 0;
+        let mut part: Option<(Range<usize>, Range<i64>)> = None;
+        let (mut position, mut ends) = (0, false);
         for batch in batches(&chunk.bytes) {
             let batch = batch.expect("a journal entry holds whole batches");
             let start = position;
@@ -100,7 +127,8 @@ fn next_piece(log: &Log) -> Option<Piece> {
                 Some(segment) => is_full(log, segment.base_offset, segment.first_timestamp, size, &batch),
             };
             if full && taken > 0 {
-                break 'chunks;
+                ends = true;
+                break;
             }
             if full {
                 piece.rolls = Some(batch.base_offset());
@@ -109,11 +137,22 @@ fn next_piece(log: &Log) -> Option<Piece> {
             size += batch.total_size() as u64;
             taken += batch.total_size();
             piece.end_offset = batch.last_offset() + 1;
-            piece.chunks.push(chunk.bytes.slice(start..position));
+            let (bytes, offsets) = part.get_or_insert((start..start, batch.base_offset()..batch.base_offset()));
+            (bytes.end, offsets.end) = (position, piece.end_offset);
             if piece.rolls.is_some() {
                 // A new segment's first timestamp is known only now: the rest is judged against it.
-                break 'chunks;
+                ends = true;
+                break;
             }
+        }
+        piece.chunks.extend(part.map(|(bytes, offsets)| Chunk {
+            base_offset: offsets.start,
+            end_offset: offsets.end,
+            bytes: chunk.bytes.slice(bytes),
+            file_sequence: chunk.file_sequence,
+        }));
+        if ends {
+            break;
         }
     }
     (taken > 0).then_some(piece)
@@ -129,7 +168,7 @@ fn is_full(log: &Log, base_offset: i64, first_timestamp: i64, size: u64, batch: 
 }
 
 /// Seals the active segment, if there is one, and begins the next.
-async fn roll(io: &Io, log: &SharedLog, base_offset: i64) -> io::Result<()> {
+pub(super) async fn roll(io: &Io, log: &SharedLog, base_offset: i64) -> io::Result<()> {
     let (seal, dir, id, has_segments) = {
         let mut log = log.borrow_mut();
         let seal = log.active.as_mut().map(ActiveSegment::prepare_seal);
@@ -168,6 +207,16 @@ async fn make_directory(io: &Io, dir: &Path, topic_id: Uuid) -> io::Result<()> {
     io.sync_dir(dir.parent().expect("a partition's directory is in the data directory")).await
 }
 
+/// Makes the names of new files durable, before anything relies on what is in them.
+pub(super) async fn sync_directory(io: &Io, log: &SharedLog) -> io::Result<()> {
+    let directory = log.borrow().directory_dirty.then(|| log.borrow().dir.clone());
+    if let Some(directory) = directory {
+        io.sync_dir(&directory).await?;
+        log.borrow_mut().directory_dirty = false;
+    }
+    Ok(())
+}
+
 /// Makes what is drained durable (the active segment, its runs, the directory if it has new files), and
 /// gives what a checkpoint may say of the log from now on. `None` if a drain is under way.
 pub async fn flush(io: &Io, log: &SharedLog) -> io::Result<Option<LogRecord>> {
@@ -178,6 +227,7 @@ pub async fn flush(io: &Io, log: &SharedLog) -> io::Result<Option<LogRecord>> {
         }
         log.draining = true;
         log.dirty = false;
+        log.extent_bytes = 0;
         let directory = std::mem::take(&mut log.directory_dirty).then(|| log.dir.clone());
         (log.active.as_ref().map(ActiveSegment::prepare_sync), directory, log.record())
     };

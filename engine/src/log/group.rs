@@ -46,6 +46,8 @@ pub enum EntryKind {
     Append = 1,
     /// The log now starts at `base_offset`; no payload.
     LogStart = 2,
+    /// Record batches that are on stable storage in a segment; the payload is their [`super::direct::Extent`].
+    Extent = 3,
 }
 
 /// One partition's part of a group.
@@ -89,6 +91,7 @@ impl Entry {
         let kind = match bytes.get_u8() {
             1 => EntryKind::Append,
             2 => EntryKind::LogStart,
+            3 => EntryKind::Extent,
             _ => return None,
         };
         let mut topic_id = [0; 16];
@@ -206,7 +209,7 @@ impl GroupBuilder {
 }
 
 /// The checksum of some batches, each of which knows its own; of other bytes they are passed.
-fn crc_of_batches(bytes: &[u8]) -> u32 {
+pub(super) fn crc_of_batches(bytes: &[u8]) -> u32 {
     let (mut crc, mut at) = (0, 0);
     for batch in batches(bytes).map_while(Result::ok) {
         crc = concatenated(crc, batch.crc_of_all(), batch.total_size());

@@ -242,6 +242,11 @@ impl Journal {
         futures_lite::future::or(self.idle(), failed).await;
     }
 
+    /// Completes when `condition` holds, looking again each time that a durable group has been dealt with.
+    pub async fn when_dealt_with(&self, mut condition: impl FnMut() -> bool) {
+        self.durable_bell.until(|| condition().then_some(())).await;
+    }
+
     /// The newest group's sequence.
     pub fn last_sequence(&self) -> u64 {
         self.state.borrow().last_sequence

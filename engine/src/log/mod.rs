@@ -2,13 +2,15 @@
 //!
 //! A core has one [`journal`], shared by all its partitions: appends of many partitions go to stable storage
 //! in one write. Behind it each partition's [`Log`] drains its bytes into [`segment`] files, which are
-//! Kafka's own format; a [`checkpoint`] says how far that got, and the journal's files are then used again.
+//! Kafka's own format; a [`checkpoint`] says how far that got, and the journal's files are then used again. Large
+//! appends may go [`direct`]ly to their segment: then the journal holds where they are.
 //! [`recovery`] is the way back: checkpoint, then journal.
 //!
 //! Invariant: a byte that was acknowledged is in a durable journal group or in a flushed segment that the
 //! checkpoint names, at every moment. This module knows no replicas, no leaders and no clients.
 
 pub mod checkpoint;
+pub mod direct;
 pub mod drain;
 pub mod group;
 pub mod journal;

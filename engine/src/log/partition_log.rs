@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use bytes::{Buf, BufMut, Bytes};
 
 use super::PartitionId;
+use super::direct::Direct;
 use super::group::{Entry, EntryKind};
 use super::journal::Journal;
 use super::leader_epochs::LeaderEpochs;
@@ -160,6 +161,10 @@ pub struct Log {
     pub(super) directory_dirty: bool,
     /// Whether the topic has been deleted: nothing is written for it any more.
     pub(super) deleted: bool,
+    /// What goes past the journal.
+    pub(super) direct: Direct,
+    /// Bytes that have gone past the journal since the last checkpoint: the next start would read them.
+    pub(super) extent_bytes: u64,
 }
 
 /// Where a batch was put.
@@ -200,6 +205,8 @@ impl Log {
             draining: false,
             directory_dirty: false,
             deleted: false,
+            direct: Direct::default(),
+            extent_bytes: 0,
         }
     }
 
@@ -319,16 +326,40 @@ impl Log {
         self.tail.from(self.drained_end_offset).map(|chunk| chunk.file_sequence).min()
     }
 
-    /// Gives a checked batch the next offsets and puts it into the journal, which must have room.
+    /// From now on appends go past the journal; true if the caller must see to [`super::direct::write_waiting`]. Not
+    /// before something of the log is durable: a directory of which neither journal nor checkpoint knows would look, to
+    /// the next start, as if they had been lost.
+    pub fn open_direct(&mut self) -> bool {
+        self.durable_end_offset > 0 && self.direct.open()
+    }
+
+    /// Whether another append may wait for its segment; always, if none does.
+    pub fn has_direct_room(&self) -> bool {
+        self.direct.has_room()
+    }
+
+    /// Bytes that have gone past the journal since the last checkpoint.
+    pub fn extent_bytes(&self) -> u64 {
+        self.extent_bytes
+    }
+
+    /// Gives a checked batch the next offsets and puts it into the journal, which must have room, or to what waits to
+    /// go past it.
     pub fn append(&mut self, journal: &Journal, batch: &BatchView<'_>, leader_epoch: i32) -> Appended {
         let base_offset = self.log_end_offset;
         let end_offset = base_offset + i64::from(batch.last_offset_delta()) + 1;
         self.epochs.assign(leader_epoch, base_offset);
         self.note_producer(batch, base_offset);
-        journal.append(self.entry(EntryKind::Append, base_offset, end_offset, leader_epoch), batch.bytes(), |bytes| {
+        let complete = |bytes: &mut [u8]| {
             set_base_offset(bytes, base_offset);
             set_leader_epoch(bytes, leader_epoch);
-        });
+        };
+        if self.direct.is_open() {
+            self.direct.push(base_offset, end_offset, batch.bytes(), complete);
+        } else {
+            let entry = self.entry(EntryKind::Append, base_offset, end_offset, leader_epoch);
+            journal.append(entry, batch.bytes(), complete);
+        }
         self.log_end_offset = end_offset;
         Appended { base_offset, end_offset }
     }
@@ -352,7 +383,7 @@ impl Log {
         old > 0
     }
 
-    fn entry(&self, kind: EntryKind, base_offset: i64, end_offset: i64, leader_epoch: i32) -> Entry {
+    pub(super) fn entry(&self, kind: EntryKind, base_offset: i64, end_offset: i64, leader_epoch: i32) -> Entry {
         Entry { kind, id: self.id, ownership: self.ownership, base_offset, end_offset, leader_epoch, length: 0, crc: 0 }
     }
 
@@ -368,14 +399,18 @@ impl Log {
         undrained.filter(|chunk| chunk.file_sequence < file_sequence).cloned().collect()
     }
 
-    /// An entry of this log has become durable in a journal file.
-    pub fn on_durable(&mut self, entry: &Entry, bytes: Bytes, file_sequence: u64) {
+    /// An entry of this log has become durable in a journal file; how many bytes of records it stands for.
+    pub fn on_durable(&mut self, entry: &Entry, bytes: Bytes, file_sequence: u64) -> usize {
         if entry.kind == EntryKind::LogStart {
             self.log_start_offset = self.log_start_offset.max(entry.base_offset);
             self.dirty = true;
-            return;
+            return 0;
         }
-        let chunk = Chunk { base_offset: entry.base_offset, end_offset: entry.end_offset, bytes, file_sequence };
+        let chunk = match entry.kind {
+            EntryKind::Extent => self.direct.durable(entry, file_sequence),
+            _ => Chunk { base_offset: entry.base_offset, end_offset: entry.end_offset, bytes, file_sequence },
+        };
+        let len = chunk.bytes.len();
         if entry.base_offset < self.durable_end_offset {
             self.tail.moved(chunk);
         } else {
@@ -386,6 +421,7 @@ impl Log {
                 self.ending.pop_front();
             }
         }
+        len
     }
 
     /// Takes over what recovery found behind the drained end: it goes into this start's journal, under an

@@ -16,6 +16,7 @@ use bytes::Bytes;
 
 use super::PartitionId;
 use super::checkpoint::{self, Contents};
+use super::direct::Extent;
 use super::group::{Entry, EntryKind, FILE_GROUPS_START, FileHeader, Group, GroupPlace, Lineage};
 use super::journal::{JournalStart, file_number, lock};
 use super::partition_log::LogRecord;
@@ -37,6 +38,8 @@ pub struct RecoveredLog {
 pub enum Piece {
     /// Whole batches.
     Bytes(Entry, Bytes),
+    /// Whole batches that lie in a segment; of them those from the entry's base offset on.
+    Extent(Entry, Extent),
     /// Offsets up to this one are taken, but their records are destroyed.
     Damaged(i64),
 }
@@ -541,9 +544,14 @@ fn replay(mut record: LogRecord, mut said: Vec<Said>, gaps: &[Gap]) -> Recovered
                     pieces.push(Piece::Damaged(entry.base_offset));
                     end = entry.base_offset;
                 }
-                let rest = behind(&bytes, end);
-                pieces.push(Piece::Bytes(Entry { base_offset: end, ..entry }, rest));
+                let rest = Entry { base_offset: end, ..entry };
                 end = entry.end_offset;
+                pieces.push(match entry.kind {
+                    EntryKind::Extent => {
+                        Extent::decode(&bytes).map_or(Piece::Damaged(end), |at| Piece::Extent(rest, at))
+                    }
+                    _ => Piece::Bytes(rest, behind(&bytes, rest.base_offset)),
+                });
             }
             _ => {}
         }
@@ -563,7 +571,7 @@ fn replay(mut record: LogRecord, mut said: Vec<Said>, gaps: &[Gap]) -> Recovered
 }
 
 /// The batches from `offset` on.
-fn behind(bytes: &Bytes, offset: i64) -> Bytes {
+pub fn behind(bytes: &Bytes, offset: i64) -> Bytes {
     let before =
         |batch: &Result<crate::record::BatchView<'_>, _>| matches!(batch, Ok(batch) if batch.last_offset() < offset);
     let skipped: usize = batches(bytes).take_while(before).flatten().map(|batch| batch.total_size()).sum();

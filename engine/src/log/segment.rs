@@ -322,10 +322,21 @@ pub struct SegmentWrite {
 impl SegmentWrite {
     /// Writes. Nothing is durable by it.
     pub async fn run(&self) -> io::Result<()> {
-        if let Some((from, len)) = self.allocate {
-            self.file.allocate(from, len).await?;
-        }
+        self.make_room().await?;
         self.file.write_at(self.position, self.bytes.clone()).await
+    }
+
+    /// Writes, and flushes what was written.
+    pub async fn run_durable(&self) -> io::Result<()> {
+        self.make_room().await?;
+        self.file.write_durable_at(self.position, self.bytes.clone()).await
+    }
+
+    async fn make_room(&self) -> io::Result<()> {
+        match self.allocate {
+            Some((from, len)) => self.file.allocate(from, len).await,
+            None => Ok(()),
+        }
     }
 }
 

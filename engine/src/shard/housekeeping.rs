@@ -39,7 +39,7 @@ impl Shard {
             self.keeping_house.set(true);
             self.drain_large().await;
             old.extend(self.forget_old_segments());
-            let fills = self.journal.files_in_use() > JOURNAL_FILES / 4;
+            let fills = self.has_many_extents() || self.journal.files_in_use() > JOURNAL_FILES / 4;
             if (fills || !old.is_empty()) && self.try_checkpoint().await {
                 self.remove_old_files(std::mem::take(&mut old)).await;
             }
@@ -48,6 +48,13 @@ impl Shard {
             futures_lite::future::or(self.housekeeping.rung_since(seen), self.io.sleep(Duration::from_millis(500)))
                 .await;
         }
+    }
+
+    /// Whether a start would have much to read that has gone past the journal: as much as makes one of the journal's own.
+    fn has_many_extents(&self) -> bool {
+        let bytes: u64 = self.partitions.borrow().values().map(|partition| partition.log.borrow().extent_bytes()).sum();
+        self.extent_bytes.set(bytes);
+        bytes >= self.most_extent_bytes / 4
     }
 
     async fn try_checkpoint(self: &Rc<Shard>) -> bool {
@@ -78,7 +85,7 @@ impl Shard {
     }
 
     /// A full disk refuses produce until something succeeds; any other error ends the log.
-    async fn judge(&self, what: &str, result: io::Result<()>) {
+    pub(super) async fn judge(&self, what: &str, result: io::Result<()>) {
         match result {
             Ok(()) => {
                 if self.disk_full.replace(false) {
@@ -241,6 +248,8 @@ impl Shard {
         self.stopping.set(true);
         self.housekeeping.ring();
         self.drained.until(|| (!self.keeping_house.get()).then_some(())).await;
+        let written = self.drained.until(|| (self.direct_writers.get() == 0).then_some(()));
+        futures_lite::future::or(written, async { drop(self.failure.wait().await) }).await;
         self.journal.idle_or(&self.failure).await;
         let result = self.stop_cleanly().await;
         if let Err(error) = result {

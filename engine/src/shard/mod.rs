@@ -31,6 +31,7 @@ use crate::io::local::{self, Bell};
 use crate::io::{Class, Instant, Io};
 use crate::limits::DRAIN_BYTES;
 use crate::log::checkpoint::Checkpoint;
+use crate::log::direct;
 use crate::log::drain::SharedLog;
 use crate::log::group::EntryKind;
 use crate::log::journal::{DiskFailure, Journal};
@@ -89,6 +90,14 @@ pub struct Shard {
     stopping: Cell<bool>,
     /// Whether drains and checkpoints are under way.
     keeping_house: Cell<bool>,
+    /// Batches of at least so many bytes go past the journal.
+    past_journal: usize,
+    /// Bytes that may have gone past it since the last checkpoint.
+    most_extent_bytes: u64,
+    /// Bytes that have; with the most of them, large batches go to the journal until there is a checkpoint.
+    extent_bytes: Cell<u64>,
+    /// Logs with batches on their way past the journal.
+    direct_writers: Cell<usize>,
 }
 
 /// What this shard asks of others, on its way to the mailbox.
@@ -127,6 +136,10 @@ pub struct ShardStart {
     pub checkpoint: Checkpoint,
     /// Bytes of tail cache.
     pub cache_bytes: usize,
+    /// Batches of at least so many bytes go past the journal.
+    pub past_journal: usize,
+    /// Bytes that may have gone past the journal since the last checkpoint.
+    pub most_extent_bytes: u64,
 }
 
 impl Shard {
@@ -162,6 +175,10 @@ impl Shard {
             disk_full: Cell::new(false),
             stopping: Cell::new(false),
             keeping_house: Cell::new(false),
+            past_journal: start.past_journal,
+            most_extent_bytes: start.most_extent_bytes,
+            extent_bytes: Cell::new(0),
+            direct_writers: Cell::new(0),
         })
     }
 
@@ -302,7 +319,11 @@ impl Shard {
     }
 
     /// Judges and appends one batch; gives its answer and the offset that must be durable for it.
-    async fn append(&self, produce: &Produce, part: &message::ProducePart) -> (Produced, Option<(PartitionId, i64)>) {
+    async fn append(
+        self: &Rc<Shard>,
+        produce: &Produce,
+        part: &message::ProducePart,
+    ) -> (Produced, Option<(PartitionId, i64)>) {
         if self.disk_full.get() || self.failure.is_set() || self.stopping.get() {
             return (self.refuse_for_now(part, ErrorCode::KafkaStorageError), None);
         }
@@ -320,10 +341,16 @@ impl Shard {
         if !self.journal.has_room(batch.batch.len()) && !self.wait_for_room(batch.batch.len(), produce.deadline).await {
             return (self.refuse_for_now(part, ErrorCode::RequestTimedOut), None);
         }
+        if !self.wait_for_direct_room(part.id, produce.deadline).await {
+            return (self.refuse_for_now(part, ErrorCode::RequestTimedOut), None);
+        }
         let mut partitions = self.partitions.borrow_mut();
         let Some(partition) = partitions.get_mut(&part.id) else {
             return (Produced::refused(ErrorCode::NotLeaderOrFollower), None);
         };
+        if batch.batch.len() >= self.past_journal && self.may_have_extents() {
+            self.open_direct(&partition.log);
+        }
         match partition.append(&self.journal, &batch, part.guard) {
             Outcome::Answered(result) => (result, None),
             Outcome::Appended(_, result) if produce.acks == 0 || partition.is_relaxed() => (result, None),
@@ -337,6 +364,49 @@ impl Shard {
             partition.note_refused(part);
         }
         Produced::refused(error)
+    }
+
+    /// From now on the log's appends go past the journal, until none waits.
+    fn open_direct(self: &Rc<Shard>, log: &SharedLog) {
+        if !log.borrow_mut().open_direct() {
+            return;
+        }
+        self.direct_writers.set(self.direct_writers.get() + 1);
+        let (shard, log) = (self.clone(), log.clone());
+        self.io.spawn(Class::Foreground, async move {
+            let may_go_on = || shard.may_have_extents();
+            let result = direct::write_waiting(&shard.io, &log, &shard.journal, &shard.drained, may_go_on).await;
+            shard.direct_writers.set(shard.direct_writers.get() - 1);
+            shard.drained.ring();
+            if result.is_err() {
+                shard.judge("a write to a segment", result).await;
+            }
+        });
+    }
+
+    /// Whether more may go past the journal before the next checkpoint.
+    fn may_have_extents(&self) -> bool {
+        self.extent_bytes.get() < self.most_extent_bytes
+    }
+
+    /// Waits until another batch of the partition may wait for its segment; false if the request's time is over.
+    async fn wait_for_direct_room(&self, id: PartitionId, deadline: Instant) -> bool {
+        let has_room = || {
+            let partitions = self.partitions.borrow();
+            partitions.get(&id).is_none_or(|partition| partition.log.borrow().has_direct_room())
+        };
+        if has_room() {
+            return true;
+        }
+        let room = async {
+            self.drained.until(|| has_room().then_some(())).await;
+            true
+        };
+        let late = async {
+            self.io.sleep_until(deadline).await;
+            false
+        };
+        futures_lite::future::or(room, late).await
     }
 
     /// Waits until the journal has room; false if the request's time is over, or there is never going to be.
@@ -391,9 +461,11 @@ impl Shard {
             let share = durable.group.bytes.len() / durable.group.entries.len().max(1);
             for (entry, bytes) in durable.group.payloads() {
                 let Some(partition) = partitions.get_mut(&entry.id) else { continue };
-                let cost = bytes.len().max(share);
                 let mut log = partition.log.borrow_mut();
-                log.on_durable(entry, bytes, durable.file_sequence);
+                let bytes = log.on_durable(entry, bytes, durable.file_sequence);
+                if entry.kind == EntryKind::Extent {
+                    self.extent_bytes.set(self.extent_bytes.get() + bytes as u64);
+                }
                 if entry.kind == EntryKind::LogStart {
                     self.started.ring();
                     continue;
@@ -401,7 +473,7 @@ impl Shard {
                 if log.undrained_bytes() >= DRAIN_BYTES {
                     self.housekeeping.ring();
                 }
-                self.cache.borrow_mut().note(entry.id, entry.end_offset, cost);
+                self.cache.borrow_mut().note(entry.id, entry.end_offset, bytes.max(share));
                 touched.push(entry.id);
             }
             touched.sort_unstable();

@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::identity;
 use super::message::{Reply, Request, owner};
 use super::quorum::Quorum;
@@ -25,6 +27,7 @@ use crate::io::{Class, DetachedStream, Io, OpenMode, Stream};
 use crate::limits::{JOURNAL_FILE_STEP, JOURNAL_FILES, largest_batch};
 use crate::log::checkpoint::{self, Checkpoint};
 use crate::log::drain::PARTITION_METADATA;
+use crate::log::group::Entry;
 use crate::log::journal::{DiskFailure, Journal, JournalConfig, JournalStart, lock};
 use crate::log::recovery::{self, Piece, Recovered, RecoveredJournal, RecoveredLog};
 use crate::log::{Log, PartitionId};
@@ -46,6 +49,9 @@ pub struct NodeConfig {
     pub settings: Arc<Settings>,
     /// Whether the operator accepts what damage has destroyed: suspended partitions take produce again.
     pub accept_loss: bool,
+    /// Batches of at least so many bytes are written straight to their segment, and the journal names their place;
+    /// `None` for never.
+    pub past_journal_bytes: Option<usize>,
 }
 
 impl NodeConfig {
@@ -409,6 +415,8 @@ impl Core {
             largest_batch: largest_batch(file_bytes),
             checkpoint: Checkpoint::after(io.clone(), dir, generation),
             cache_bytes: (memory / 2) as usize,
+            past_journal: config.past_journal_bytes.unwrap_or(usize::MAX),
+            most_extent_bytes: file_bytes * JOURNAL_FILES as u64,
         });
         shard.run_settling();
         let mut waiting = Vec::new();
@@ -432,7 +440,7 @@ impl Core {
             }
             let id = log.id;
             shard.add(&topic, log);
-            shard.adopt(id, recovered.pieces).await;
+            shard.adopt(id, recovered.pieces).await?;
         }
         shard.apply_new(&start.image, start.is_unproved && !config.accept_loss);
         journal.idle_or(&self.0.failure).await;
@@ -570,7 +578,10 @@ impl Core {
     async fn remove_strays(&self, recovered: &Recovered, image: &MetadataImage) -> io::Result<()> {
         let (io, data_dir) = (&self.0.io, &self.0.config.data_dir);
         let mut known: Vec<String> = Vec::new();
-        for log in recovered.logs.values().filter(|log| !log.record.segments.is_empty()) {
+        // A partition's first batches may have gone past the journal, to a segment of which no checkpoint knows yet.
+        let is_extent = |piece: &Piece| matches!(piece, Piece::Extent(..));
+        let has_files = |log: &&RecoveredLog| !log.record.segments.is_empty() || log.pieces.iter().any(is_extent);
+        for log in recovered.logs.values().filter(has_files) {
             if let Some(topic) = image.topics.get(&log.record.id.topic_id) {
                 known.push(format!("{}-{}", topic.name, log.record.id.partition));
             }
@@ -743,27 +754,40 @@ async fn claim(io: &Io, data_dir: &Path) -> Result<crate::io::File, StartError> 
 
 impl Shard {
     /// Takes over what recovery found behind a log's drained end.
-    async fn adopt(&self, id: PartitionId, pieces: Vec<Piece>) {
+    async fn adopt(&self, id: PartitionId, pieces: Vec<Piece>) -> io::Result<()> {
         for piece in pieces {
             match piece {
-                Piece::Damaged(end) => {
-                    // Damage counts from the durable end: what comes before it must have become durable.
-                    self.journal.idle_or(&self.failure).await;
-                    self.with_log(id, |log| log.mark_damaged(end));
-                }
-                Piece::Bytes(entry, bytes) => {
-                    if !self.journal.has_room(bytes.len()) {
-                        futures_lite::future::or(self.journal.room(bytes.len()), async {
-                            drop(self.failure.wait().await)
-                        })
-                        .await;
+                Piece::Damaged(end) => self.adopt_damage(id, end).await,
+                Piece::Bytes(entry, bytes) => self.adopt_bytes(id, &entry, &bytes).await,
+                Piece::Extent(entry, extent) => {
+                    let mut dir = PathBuf::new();
+                    self.with_log(id, |log| dir = log.dir().to_owned());
+                    match extent.read(&self.io, &dir, id).await? {
+                        Some(bytes) => self.adopt_bytes(id, &entry, &recovery::behind(&bytes, entry.base_offset)).await,
+                        None => self.adopt_damage(id, entry.end_offset).await,
                     }
-                    if self.failure.is_set() {
-                        return;
-                    }
-                    self.with_log(id, |log| log.adopt(&self.journal, &entry, &bytes));
                 }
             }
+            if self.failure.is_set() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Damage counts from the durable end: what comes before it must have become durable.
+    async fn adopt_damage(&self, id: PartitionId, end: i64) {
+        self.journal.idle_or(&self.failure).await;
+        self.with_log(id, |log| log.mark_damaged(end));
+    }
+
+    async fn adopt_bytes(&self, id: PartitionId, entry: &Entry, bytes: &Bytes) {
+        if !self.journal.has_room(bytes.len()) {
+            let failed = async { drop(self.failure.wait().await) };
+            futures_lite::future::or(self.journal.room(bytes.len()), failed).await;
+        }
+        if !self.failure.is_set() {
+            self.with_log(id, |log| log.adopt(&self.journal, entry, bytes));
         }
     }
 

@@ -24,6 +24,8 @@ pub(crate) struct Layout {
     pub(crate) memory_bytes: u64,
     /// Of the broker's configs, those that are not at their default.
     pub(crate) settings: BTreeMap<String, String>,
+    /// Batches of at least so many bytes are written straight to their segment.
+    pub(crate) past_journal_bytes: Option<usize>,
 }
 
 /// One broker and the machine of its clients.
@@ -58,6 +60,7 @@ impl Cluster {
             memory_bytes: self.layout.memory_bytes * shards as u64,
             settings: Settings::new(1, self.layout.settings.clone()).expect("a test sets what is valid"),
             accept_loss,
+            past_journal_bytes: self.layout.past_journal_bytes,
         };
         let mut mailboxes: Vec<_> = node_mailboxes(&node).into_iter().map(Some).collect();
         let config = Arc::new(BrokerConfig {

@@ -73,6 +73,7 @@ fn draw_layout(chance: &mut Chance) -> Layout {
         // The smallest in which a coordinator's largest batch finds room.
         journal_bytes: 8 * *chance.pick(&[128 << 10, 128 << 10, 256 << 10, 1 << 20]),
         memory_bytes: *chance.pick(&[16 << 10, 128 << 10, 32 << 20]),
+        past_journal_bytes: *chance.pick(&[None, Some(1), Some(1500), Some(6000)]),
         settings: settings.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
     }
 }

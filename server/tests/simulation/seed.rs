@@ -20,6 +20,8 @@ use crate::wire::Connection;
 
 /// Each seed acknowledges at least so many records.
 pub(crate) const LEAST_ACKNOWLEDGED: u64 = 1_000;
+/// The stream of chance that decides what goes past the journal.
+const PAST_JOURNAL: u64 = 101;
 
 /// What one seed came to.
 pub(crate) struct Outcome {
@@ -43,7 +45,9 @@ pub(crate) fn live(seed: u64) -> Outcome {
     let damage = seed % 2 == 1;
     let ready = Rc::new(Cell::new(false));
     let faults = draw_faults(seed, damage, &mut chance, ready.clone());
-    let cluster = Cluster::new(seed, faults, draw_layout(&mut chance), ready);
+    let mut layout = draw_layout(&mut chance);
+    layout.past_journal_bytes = *Chance::new(seed, PAST_JOURNAL).pick(&[None, Some(1), Some(1500), Some(6000)]);
+    let cluster = Cluster::new(seed, faults, layout, ready);
     let load = draw_load(&mut chance);
     let clients = Clients::new(seed, load, cluster.address, damage);
     clients.start(&cluster.world.io(cluster.clients, 0));
@@ -96,6 +100,7 @@ fn draw_layout(chance: &mut Chance) -> Layout {
         journal_bytes: 8 * *chance.pick(&[64 << 10, 64 << 10, 128 << 10, 256 << 10, 1 << 20]),
         memory_bytes: *chance.pick(&[16 << 10, 128 << 10, 32 << 20]),
         settings: BTreeMap::new(),
+        past_journal_bytes: None,
     }
 }
 

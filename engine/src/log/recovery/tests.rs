@@ -65,7 +65,7 @@ fn walked(files: Vec<JournalFile>) -> Walk {
 fn replayed(record: LogRecord, said: Vec<Said>, gaps: &[Gap]) -> (Vec<(i64, bool)>, RecoveredLog) {
     let log = replay(record, said, gaps);
     let short = log.pieces.iter().map(|piece| match piece {
-        Piece::Bytes(entry, _) => (entry.end_offset, true),
+        Piece::Bytes(entry, _) | Piece::Extent(entry, _) => (entry.end_offset, true),
         Piece::Damaged(end) => (*end, false),
     });
     (short.collect(), log)

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use checker::{Groups, Partition, Transactions};
 use engine::io::{Class, Io};
-use engine::protocol::messages::create_topics::{CreatableTopic, CreateTopicsRequest, CreateTopicsResponse};
+use engine::protocol::messages::create_topics::{
+    CreatableTopic, CreatableTopicConfig, CreateTopicsRequest, CreateTopicsResponse,
+};
 use engine::protocol::messages::find_coordinator::{FindCoordinatorRequest, FindCoordinatorResponse};
 use engine::protocol::{ErrorCode, Request};
 
@@ -242,6 +244,11 @@ async fn make(shared: &Shared, io: &Io) -> Result<(), Lost> {
         name: LISTS.into(),
         num_partitions: shared.load.partitions,
         replication_factor: 1,
+        // Clocks may jump by a year, and the producers' with them.
+        configs: vec![CreatableTopicConfig {
+            name: "message.timestamp.after.max.ms".into(),
+            value: Some(i64::MAX.to_string().into()),
+        }],
         ..Default::default()
     };
     let request = CreateTopicsRequest { topics: vec![topic], timeout_ms: 10_000, validate_only: false };

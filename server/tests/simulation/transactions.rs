@@ -85,7 +85,7 @@ struct Producer {
 pub(crate) async fn write(shared: Rc<Shared>, io: Io, writer: u64) {
     let mut chance = shared.chance(0x300 + writer);
     let topic = shared.topic(&io).await;
-    let bumps = writer % 2 == 0 || chance.one_in(4);
+    let bumps = writer.is_multiple_of(2) || chance.one_in(4);
     // A late InitProducerId whose answer was lost may end anything that its writer does later.
     let mut may_be_fenced = shared.load.clocks_jump;
     while !shared.is_stopping() {

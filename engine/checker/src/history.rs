@@ -49,6 +49,20 @@ pub enum Rule {
     Topic,
     /// I11: with all faults over, something is still refused.
     Stuck,
+    /// I6: of a transaction one part is there and another is not, or an end was told and the other one happened.
+    Torn,
+    /// I6: readers of committed records were shown what nobody had asked to commit (G1a, G1b).
+    Dirty,
+    /// I6: committed transactions depend on each other in a circle (G0, G1c).
+    Cycle,
+    /// I6: the last stable offset passed an open transaction.
+    Unstable,
+    /// I6 and I8: who had been fenced was listened to.
+    Fenced,
+    /// I8: a committed offset that was told went back, or one was told that nobody had committed.
+    Offset,
+    /// I8: two members own a partition at the same time, or in the same generation.
+    Owners,
 }
 
 /// A broken promise, and where.

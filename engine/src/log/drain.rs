@@ -231,7 +231,8 @@ pub async fn flush(io: &Io, log: &SharedLog) -> io::Result<Option<LogRecord>> {
         log.draining = true;
         log.dirty = false;
         log.extent_bytes = 0;
-        let directory = std::mem::take(&mut log.directory_dirty).then(|| log.dir.clone());
+        let makes_file = log.active.as_ref().is_some_and(ActiveSegment::makes_transaction_index);
+        let directory = (std::mem::take(&mut log.directory_dirty) || makes_file).then(|| log.dir.clone());
         (log.active.as_ref().map(ActiveSegment::prepare_sync), directory, log.record())
     };
     let result = flush_files(io, sync.as_ref(), directory).await;

@@ -299,6 +299,11 @@ impl ActiveSegment {
         Some((position as u64, buffer.freeze()))
     }
 
+    /// Whether the next sync makes a file, whose name is to be durable too.
+    pub fn makes_transaction_index(&self) -> bool {
+        self.aborted_written == 0 && !self.aborted.is_empty()
+    }
+
     /// The sync is complete.
     pub fn synced(&mut self, sync: &SegmentSync) {
         self.indexed = sync.runs;

@@ -58,7 +58,8 @@ impl Verifications {
     }
 
     /// Judges the batch that would open a transaction; `known` says whether the partition remembers anything of
-    /// the producer.
+    /// the producer. If it does, the batch is the next one: its sequence has been judged, and a lower one that asked
+    /// was of a batch that came twice.
     ///
     /// # Errors
     /// INVALID_TXN_STATE without the right guard; OUT_OF_ORDER_SEQUENCE_NUMBER for a batch that overtook another.
@@ -71,8 +72,8 @@ impl Verifications {
     ) -> Result<(), ErrorCode> {
         let entry = self.entries.get(&producer_id).filter(|entry| Some(entry.guard) == guard);
         let entry = entry.ok_or(ErrorCode::InvalidTxnState)?;
-        let starts_late = entry.bumps_epoch && !known && first_sequence > 0;
-        if first_sequence > entry.lowest_sequence || starts_late {
+        let starts_late = first_sequence > entry.lowest_sequence || entry.bumps_epoch && first_sequence > 0;
+        if !known && starts_late {
             return Err(ErrorCode::OutOfOrderSequenceNumber);
         }
         Ok(())
@@ -136,11 +137,21 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_that_came_twice_does_not_hold_up_the_next_transaction() {
+        let mut verifications = Verifications::default();
+        let version_1 = |first_sequence| VerifyTransaction { bumps_epoch: false, ..wants(first_sequence) };
+        // Its transaction has ended, and the coordinator refuses it; the guard stays.
+        verifications.begin(&version_1(0));
+        let guard = Some(verifications.begin(&version_1(3)));
+        assert_eq!(verifications.check(7, 3, guard, true), Ok(()));
+    }
+
+    #[test]
     fn no_batch_overtakes_the_first_that_asked() {
         let mut verifications = Verifications::default();
         let guard = Some(verifications.begin(&wants(4)));
         assert_eq!(verifications.check(7, 4, guard, true), Ok(()));
         assert_eq!(verifications.check(7, 4, guard, false), Err(ErrorCode::OutOfOrderSequenceNumber));
-        assert_eq!(verifications.check(7, 5, guard, true), Err(ErrorCode::OutOfOrderSequenceNumber));
+        assert_eq!(verifications.check(7, 5, guard, false), Err(ErrorCode::OutOfOrderSequenceNumber));
     }
 }

@@ -64,10 +64,10 @@ pub(crate) struct Clients {
     names: RefCell<BTreeMap<[u8; 16], String>>,
     next_value: Cell<u64>,
     next_stream: Cell<u64>,
-    stopping: Cell<bool>,
+    pub(crate) stopping: Cell<bool>,
     /// Whether a topic's deletion was asked for and not answered yet.
     deleting: Cell<bool>,
-    running: Cell<usize>,
+    pub(crate) running: Cell<usize>,
 }
 
 pub(crate) fn place(topic: Uuid, partition: i32) -> Partition {
@@ -121,21 +121,8 @@ impl Clients {
         });
     }
 
-    /// Asks all clients to end what they have begun.
-    pub(crate) fn stop(&self) {
-        self.stopping.set(true);
-    }
-
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.get()
-    }
-
-    pub(crate) fn have_stopped(&self) -> bool {
-        self.running.get() == 0
-    }
-
-    pub(crate) fn acknowledged(&self) -> u64 {
-        self.history.borrow().summary().acknowledged
     }
 
     /// New values, never used before.

@@ -22,6 +22,8 @@ pub(crate) struct Layout {
     pub(crate) journal_bytes: u64,
     /// For each shard: small, so that reads come from the disk.
     pub(crate) memory_bytes: u64,
+    /// Of the broker's configs, those that are not at their default.
+    pub(crate) settings: BTreeMap<String, String>,
     /// Batches of at least so many bytes are written straight to their segment.
     pub(crate) past_journal_bytes: Option<usize>,
 }
@@ -56,7 +58,7 @@ impl Cluster {
             shards,
             journal_bytes: self.layout.journal_bytes * shards as u64,
             memory_bytes: self.layout.memory_bytes * shards as u64,
-            settings: Settings::new(1, BTreeMap::new()).expect("defaults are valid"),
+            settings: Settings::new(1, self.layout.settings.clone()).expect("a test sets what is valid"),
             accept_loss,
             past_journal_bytes: self.layout.past_journal_bytes,
         };

@@ -6,11 +6,25 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use engine::io::sim::Coverage;
+use engine::io::sim::{Coverage, FaultClass};
 
 use crate::ledger::Excuse;
-use crate::seed::{LEAST_ACKNOWLEDGED, Outcome, live};
+use crate::seed::Outcome;
+
+/// A workload.
+#[derive(Clone, Copy)]
+pub(crate) struct Kind {
+    /// Its name as a test.
+    pub(crate) test: &'static str,
+    /// How it lives a seed.
+    pub(crate) live: fn(u64) -> Outcome,
+    /// What a seed must have had acknowledged.
+    pub(crate) least_acknowledged: u64,
+    /// Whether every odd seed damages the disk at rest.
+    pub(crate) damages: bool,
+}
 
 /// With fewer seeds than this a class of faults may by chance not fire.
 const SEEDS_FOR_COVERAGE: u64 = 100;
@@ -18,8 +32,8 @@ const SEEDS_FOR_COVERAGE: u64 = 100;
 const SHOWN: usize = 6;
 
 /// What many seeds came to.
-#[derive(Default)]
 pub(crate) struct Report {
+    kind: Kind,
     seeds: u64,
     sent: u64,
     acknowledged: u64,
@@ -29,31 +43,34 @@ pub(crate) struct Report {
     coverage: Coverage,
     excused: BTreeMap<Excuse, u64>,
     failed: Vec<(u64, Vec<String>)>,
+    /// The seeds' own time, added up.
+    lived: Duration,
+    tally: BTreeMap<&'static str, u64>,
 }
 
 /// Lives one seed; a panic in it is a failure like any other.
-pub(crate) fn judge(seed: u64) -> Result<Outcome, Vec<String>> {
-    let outcome = catch_unwind(AssertUnwindSafe(|| live(seed))).map_err(|panic| {
+pub(crate) fn judge(kind: Kind, seed: u64) -> Result<Outcome, Vec<String>> {
+    let outcome = catch_unwind(AssertUnwindSafe(|| (kind.live)(seed))).map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
         vec![format!("panic: {}", text.unwrap_or_default())]
     })?;
     let mut wrong: Vec<_> = outcome.violations.iter().map(ToString::to_string).collect();
-    if wrong.is_empty() && (outcome.summary.acknowledged < LEAST_ACKNOWLEDGED || outcome.crashes == 0) {
+    if wrong.is_empty() && (outcome.summary.acknowledged < kind.least_acknowledged || outcome.crashes == 0) {
         wrong.push("too little was acknowledged, or nothing crashed".to_owned());
     }
     if wrong.is_empty() { Ok(outcome) } else { Err(wrong) }
 }
 
 /// Lives all of `seeds`.
-pub(crate) fn run_seeds(seeds: Range<u64>, threads: usize) -> Report {
+pub(crate) fn run_seeds(kind: Kind, seeds: Range<u64>, threads: usize) -> Report {
     let next = AtomicU64::new(seeds.start);
-    let report = Mutex::new(Report { seeds: seeds.end - seeds.start, ..Report::default() });
+    let report = Mutex::new(Report::new(kind, seeds.end - seeds.start));
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 while let Some(seed) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|seed| *seed < seeds.end) {
-                    let outcome = judge(seed);
+                    let outcome = judge(kind, seed);
                     report.lock().expect("nobody panics with it").add(seed, outcome);
                 }
             });
@@ -65,6 +82,23 @@ pub(crate) fn run_seeds(seeds: Range<u64>, threads: usize) -> Report {
 }
 
 impl Report {
+    fn new(kind: Kind, seeds: u64) -> Report {
+        Report {
+            kind,
+            seeds,
+            sent: 0,
+            acknowledged: 0,
+            read: 0,
+            crashes: 0,
+            starts: 0,
+            coverage: Coverage::default(),
+            excused: BTreeMap::new(),
+            failed: Vec::new(),
+            lived: Duration::ZERO,
+            tally: BTreeMap::new(),
+        }
+    }
+
     fn add(&mut self, seed: u64, outcome: Result<Outcome, Vec<String>>) {
         match outcome {
             Ok(outcome) => {
@@ -73,7 +107,11 @@ impl Report {
                 self.read += outcome.summary.read;
                 self.crashes += outcome.crashes;
                 self.starts += outcome.starts;
+                self.lived += outcome.lived;
                 self.coverage.merge(&outcome.coverage);
+                for (what, times) in outcome.tally {
+                    *self.tally.entry(what).or_default() += times;
+                }
                 for (excuse, records) in outcome.excused {
                     *self.excused.entry(excuse).or_default() += records;
                 }
@@ -86,13 +124,20 @@ impl Report {
         }
     }
 
+    /// Whether the workload's seeds meet the class.
+    fn expects(&self, class: FaultClass) -> bool {
+        let damage = [FaultClass::BitFlip, FaultClass::LostWrite, FaultClass::MisdirectedWrite];
+        self.kind.damages || !damage.contains(&class)
+    }
+
     /// What must not be.
     pub(crate) fn red(&self) -> Vec<String> {
         let failed = self.failed.iter().map(|(seed, wrong)| {
-            format!("seed {seed}: {} (SEED={seed} cargo test -p corelog --test simulation)", wrong[0])
+            let test = self.kind.test;
+            format!("seed {seed}: {} (SEED={seed} cargo test -p corelog --test simulation {test})", wrong[0])
         });
         let all_classes = self.seeds >= SEEDS_FOR_COVERAGE;
-        let silent = self.coverage.iter().filter(|(_, times)| *times == 0 && all_classes);
+        let silent = self.coverage.iter().filter(|(class, times)| *times == 0 && all_classes && self.expects(*class));
         let silent = silent.map(|(class, _)| format!("{class:?} never happened"));
         let excused: u64 = self.excused.values().sum();
         let too_many =
@@ -113,6 +158,14 @@ impl fmt::Display for Report {
             self.read,
             self.starts,
             self.crashes
+        )?;
+        let tally: Vec<_> = self.tally.iter().map(|(what, times)| format!("{times} {what}")).collect();
+        writeln!(
+            f,
+            "{:.1} hours of their own time{}{}",
+            self.lived.as_secs_f64() / 3600.0,
+            if tally.is_empty() { "" } else { ": " },
+            tally.join(", ")
         )?;
         let excused: u64 = self.excused.values().sum();
         let share = excused as f64 * 100.0 / self.acknowledged.max(1) as f64;

@@ -64,9 +64,12 @@ pub struct Client {
     pub host: String,
 }
 
+/// Whether someone may see a topic.
+type MaySee = dyn Fn(&str) -> bool + Send + Sync;
+
 /// The topics that someone may see, as was decided where his request came in.
 #[derive(Clone, Default)]
-pub struct Visible(Option<Arc<dyn Fn(&str) -> bool + Send + Sync>>);
+pub struct Visible(Option<Arc<MaySee>>);
 
 impl Visible {
     /// Those for whose names `may_see` is true, whenever it is asked.

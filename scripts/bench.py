@@ -81,6 +81,8 @@ class Broker:
                 self.process.wait()
         self.process = None
         shutil.rmtree(self.dir, ignore_errors=True)
+        # What the filesystem still has to free would slow the next workload's flushes.
+        os.sync()
 
 
 class Corelog(Broker):

@@ -13,9 +13,9 @@ step() {
   echo "=== $name: $*"
   if "$@"; then echo "=== $name: passed in $((SECONDS - began)) s"; else echo "=== $name: FAILED after $((SECONDS - began)) s"; failed+=("$name"); fi
 }
-# cargo-deny is built on first use, within a bound; CI need not fail because a registry is slow
+# cargo-deny is built on first use, within a bound and without optimisation, which takes longer than it saves; CI need not fail because a registry is slow
 deny() {
-  command -v cargo-deny >/dev/null || timeout 600 "$cargo" install --locked --quiet cargo-deny || return 77
+  command -v cargo-deny >/dev/null || timeout 600 "$cargo" install --locked --quiet --debug cargo-deny || return 77
   "$cargo" deny check --hide-inclusion-graph bans licenses sources || return 1
   "$cargo" deny fetch db || { echo "=== deny: advisories skipped, their database is out of reach"; return 0; }
   "$cargo" deny --offline check --hide-inclusion-graph advisories

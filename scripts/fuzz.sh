@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../engine"
 CARGO=${CARGO:-cargo}
 command -v c++ >/dev/null || { echo "fuzz: skipped, there is no C++ compiler"; exit 77; }
-if ! command -v cargo-fuzz >/dev/null && ! "$CARGO" install --locked --quiet cargo-fuzz; then
+if ! command -v cargo-fuzz >/dev/null && ! "$CARGO" install --locked --quiet --debug cargo-fuzz; then
   echo "fuzz: skipped, cargo-fuzz cannot be installed"; exit 77
 fi
 TRIPLE=$(rustc -vV | sed -n 's/^host: //p')

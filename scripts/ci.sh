@@ -30,10 +30,15 @@ step planted scripts/planted-absent.sh "${CARGO_TARGET_DIR:-target}/release/core
 step flush-count optional scripts/flush-count.sh
 step bad-disk optional scripts/bad-disk.sh
 step fuzz optional scripts/fuzz.sh "${CI_FUZZ_SECONDS:-60}"
-if [ -f deny.toml ] && [ "${CI_DENY:-1}" = 1 ]; then step deny optional deny; else echo "=== deny: skipped, $([ -f deny.toml ] && echo "CI_DENY=${CI_DENY:-}" || echo "there is no deny.toml")"; fi
-if [[ " ${failed[*]} " != *" build "* ]]; then
-  step kill-streams timeout 900 env RECORDS=40000 KILLS=3 scripts/kill-streams.sh
-  step interop timeout 1500 scripts/interop/run.sh
+# Mostly a build, beside steps that mostly wait.
+if [ -f deny.toml ] && [ "${CI_DENY:-1}" = 1 ]; then
+  said=$(mktemp); optional deny >"$said" 2>&1 & denying=$!
+else
+  echo "=== deny: skipped, $([ -f deny.toml ] && echo "CI_DENY=${CI_DENY:-}" || echo "there is no deny.toml")"
 fi
+[[ " ${failed[*]} " == *" build "* ]] || step kill-streams timeout 900 env RECORDS=40000 KILLS=3 scripts/kill-streams.sh
+finish_deny() { wait "$denying"; local rc=$?; cat "$said"; rm -f "$said"; return $rc; }
+[ -z "${denying:-}" ] || step deny finish_deny
+[[ " ${failed[*]} " == *" build "* ]] || step interop timeout 1500 scripts/interop/run.sh
 for name in "${failed[@]}"; do echo "ci: FAILED: $name"; done
 [ ${#failed[@]} = 0 ]

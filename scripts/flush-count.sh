@@ -12,8 +12,10 @@ source "$(dirname "$0")/loop-disk.sh"
 RECORDS=${RECORDS:-200}
 own_broker; python_client; loop_disk 512M
 if [ -z "${PLANTED_BROKER:-}" ]; then
-  "${CARGO:-cargo}" build --quiet --manifest-path "$ROOT/Cargo.toml" --package corelog --features planted --target-dir "$TARGET/planted"
-  PLANTED_BROKER=$TARGET/planted/debug/corelog
+  # Beside the others, for their dependencies are the same; and away from where one looks for a broker.
+  "${CARGO:-cargo}" build --quiet --manifest-path "$ROOT/Cargo.toml" --package corelog --features planted --target-dir "$TARGET"
+  PLANTED_BROKER=$TARGET/planted-corelog
+  mv "$TARGET/debug/corelog" "$PLANTED_BROKER"
 fi
 
 flushes() { awk -v device="$LOOP" '$3 == device { print $19 }' /proc/diskstats; }

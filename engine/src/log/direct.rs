@@ -71,9 +71,9 @@ impl Extent {
         };
         let start = self.position - self.position % BLOCK as u64;
         let from = (self.position - start) as usize;
-        let bytes = file.read_at(start, round_up(from + self.length as usize)).await?.freeze();
-        let found =
-            bytes.get(from..from + self.length as usize).map(|_| bytes.slice(from..from + self.length as usize));
+        let to = from + self.length as usize;
+        let bytes = file.read_at(start, round_up(to)).await?.freeze();
+        let found = (bytes.len() >= to).then(|| bytes.slice(from..to));
         let whole = found.filter(|bytes| planted!(NoCrcAtRecovery) || crc32c::crc32c(bytes) == self.crc);
         if whole.is_none() {
             tracing::error!(partition = %id, extent = ?self, "batches that had been written past the journal are damaged");
@@ -136,8 +136,8 @@ impl Direct {
         writing.or(self.waiting.front().map(|waiting| waiting.base_offset))
     }
 
-    /// What the next write takes from.
-    fn writing(&mut self) -> &VecDeque<Chunk> {
+    /// Gives the next write so much to take from as it may be large.
+    fn take_waiting(&mut self) {
         let mut bytes: usize = self.writing.iter().map(|chunk| chunk.bytes.len()).sum();
         while bytes < SEGMENT_WRITE_BYTES {
             let Some(Waiting { base_offset, end_offset, bytes: next }) = self.waiting.pop_front() else { break };
@@ -145,7 +145,6 @@ impl Direct {
             bytes += next.len();
             self.writing.push_back(Chunk { base_offset, end_offset, bytes: next.into(), file_sequence: 0 });
         }
-        &self.writing
     }
 
     /// The batches that end at or before this offset are in the segment and in the journal's hands.
@@ -209,9 +208,9 @@ async fn is_durable(log: &SharedLog, journal: &Journal, offset: i64) {
 async fn write_some(io: &Io, log: &SharedLog, journal: &Journal) -> io::Result<()> {
     drain::drain_pieces(io, log).await?;
     let piece = {
-        let mut log = log.borrow_mut();
-        let chunks = log.direct.writing().clone();
-        drain::next_piece(&log, chunks.iter())
+        log.borrow_mut().direct.take_waiting();
+        let log = log.borrow();
+        drain::next_piece(&log, log.direct.writing.iter())
     };
     let Some(piece) = piece else { return Ok(()) };
     if let Some(base_offset) = piece.rolls {
@@ -255,16 +254,16 @@ fn name_extents(log: &mut super::Log, journal: &Journal, chunks: &[Chunk]) {
 /// What waits goes to the journal as bytes, in its order.
 async fn give_to_journal(log: &SharedLog, journal: &Journal) {
     loop {
-        let next = {
+        let chunk = {
             let mut log = log.borrow_mut();
-            let next = log.direct.writing().front().cloned();
-            if next.is_none() || log.deleted {
+            log.direct.take_waiting();
+            let next = log.direct.writing.front().cloned().filter(|_| !log.deleted);
+            let Some(next) = next else {
                 log.direct = Direct::default();
                 return;
-            }
+            };
             next
         };
-        let chunk = next.expect("it was looked at");
         journal.room(chunk.bytes.len()).await;
         let mut log = log.borrow_mut();
         log.direct.written(chunk.end_offset);

@@ -48,8 +48,7 @@ pub async fn drain(io: &Io, log: &SharedLog, finished: &Bell) -> io::Result<()> 
         return Ok(());
     }
     let result = drain_pieces(io, log).await;
-    log.borrow_mut().draining = false;
-    finished.ring();
+    end(log, finished);
     result
 }
 
@@ -87,20 +86,19 @@ pub(super) async fn drain_pieces(io: &Io, log: &SharedLog) -> io::Result<()> {
 async fn open_active(io: &Io, log: &SharedLog) -> io::Result<()> {
     let (dir, segments) = {
         let log = log.borrow();
-        if log.active.is_some() || log.deleted {
+        let is_open = log.active.is_some() || log.segments.last().is_none_or(|segment| segment.sealed);
+        if is_open || log.deleted {
             return Ok(());
         }
         (log.dir.clone(), log.segments.clone())
     };
-    if segments.last().is_some_and(|segment| !segment.sealed) {
-        let active = ActiveSegment::reopen(io, &dir, &segments).await?;
-        let mut log = log.borrow_mut();
-        log.set_last_segment(active.segment);
-        if active.has_unwritten() {
-            (log.directory_dirty, log.dirty) = (true, true);
-        }
-        log.active = Some(active);
+    let active = ActiveSegment::reopen(io, &dir, &segments).await?;
+    let mut log = log.borrow_mut();
+    log.set_last_segment(active.segment);
+    if active.has_unwritten() {
+        (log.directory_dirty, log.dirty) = (true, true);
     }
+    log.active = Some(active);
     Ok(())
 }
 

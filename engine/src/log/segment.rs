@@ -12,7 +12,7 @@ use bytes::{Buf, BufMut, Bytes};
 
 use super::journal;
 use super::offset_index::{ENTRY_BYTES, Run};
-use super::transaction_index::{self, AbortedTransaction, Loaded};
+use super::transaction_index::{self, AbortedTransaction, IndexWrite, Loaded};
 use crate::io::buffer::{BLOCK, Buffer, round_down, round_up};
 use crate::io::{File, Io, OpenMode};
 use crate::limits::{RUN_BYTES, SEGMENT_STEP};
@@ -266,24 +266,18 @@ impl ActiveSegment {
             index: self.index.clone(),
             entries: self.index_write(),
             runs: self.runs.len(),
-            transactions: self.transactions_write(None),
+            transactions: self.transactions_write(false),
             aborted: self.aborted.len(),
             cut: None,
         }
     }
 
-    fn transactions_write(&self, cut: Option<u64>) -> Option<TransactionsWrite> {
-        if self.aborted_written == self.aborted.len() && (cut.is_none() || self.aborted.is_empty()) {
+    fn transactions_write(&self, complete: bool) -> Option<IndexWrite> {
+        if self.aborted_written == self.aborted.len() && (!complete || self.aborted.is_empty()) {
             return None;
         }
-        let (position, entries) = transaction_index::write(&self.aborted, self.aborted_written);
-        Some(TransactionsWrite {
-            io: self.io.clone(),
-            path: self.segment.transaction_index_path(&self.dir),
-            position,
-            entries,
-            cut,
-        })
+        let path = self.segment.transaction_index_path(&self.dir);
+        Some(IndexWrite::new(&self.io, path, &self.aborted, self.aborted_written, complete))
     }
 
     fn index_write(&self) -> Option<(u64, Bytes)> {
@@ -315,8 +309,7 @@ impl ActiveSegment {
     pub fn prepare_seal(&mut self) -> SegmentSync {
         self.close_run();
         let cut = Some((self.segment.size, (self.runs.len() * ENTRY_BYTES) as u64));
-        let transactions = self.transactions_write(Some((self.aborted.len() * transaction_index::ENTRY_BYTES) as u64));
-        SegmentSync { cut, transactions, ..self.prepare_sync() }
+        SegmentSync { cut, transactions: self.transactions_write(true), ..self.prepare_sync() }
     }
 
     /// The file of batches, for reading.
@@ -361,32 +354,9 @@ pub struct SegmentSync {
     index: File,
     entries: Option<(u64, Bytes)>,
     runs: usize,
-    transactions: Option<TransactionsWrite>,
+    transactions: Option<IndexWrite>,
     aborted: usize,
     cut: Option<(u64, u64)>,
-}
-
-/// A write to a transaction index, whose file is opened only when there is something to write.
-struct TransactionsWrite {
-    io: Io,
-    path: PathBuf,
-    position: u64,
-    entries: Bytes,
-    /// The exact length, once the segment is complete.
-    cut: Option<u64>,
-}
-
-impl TransactionsWrite {
-    async fn run(&self) -> io::Result<()> {
-        let file = open_alone(&self.io, &self.path, OpenMode::Create).await?;
-        if !self.entries.is_empty() {
-            file.write_at(self.position, self.entries.clone()).await?;
-        }
-        if let Some(length) = self.cut {
-            file.truncate(length).await?;
-        }
-        file.sync().await
-    }
 }
 
 impl SegmentSync {
@@ -414,7 +384,7 @@ async fn open_files(io: &Io, dir: &Path, segment: &Segment, mode: OpenMode) -> i
 
 /// Opens a file to be written, when nobody else writes it any more: a write of a process that was killed may still be in
 /// the kernel's hands, and would put the zeros behind its end over what is written now.
-async fn open_alone(io: &Io, path: &Path, mode: OpenMode) -> io::Result<File> {
+pub(super) async fn open_alone(io: &Io, path: &Path, mode: OpenMode) -> io::Result<File> {
     let file = io.open(path, mode).await?;
     journal::lock(io, &file).await?;
     Ok(file)

@@ -10,11 +10,11 @@
 pub mod rebuild;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::{Buf, BufMut, Bytes};
 
-use super::segment::Segment;
+use super::segment::{Segment, open_alone};
 use crate::io::buffer::{Buffer, round_down, round_up};
 use crate::io::{Io, OpenMode};
 
@@ -73,8 +73,42 @@ pub fn checksum(before: u32, entries: &[AbortedTransaction]) -> u32 {
     crc32c::crc32c_append(before, &bytes)
 }
 
+/// A write to an index, whose file is opened only when there is something to write.
+pub struct IndexWrite {
+    io: Io,
+    path: PathBuf,
+    position: u64,
+    bytes: Bytes,
+    /// The exact length, once the segment is complete.
+    cut: Option<u64>,
+}
+
+impl IndexWrite {
+    /// Puts `entries[written..]` behind the first `written`, and cuts the file to its length if they are `complete`.
+    pub fn new(io: &Io, path: PathBuf, entries: &[AbortedTransaction], written: usize, complete: bool) -> IndexWrite {
+        let (position, bytes) = write(entries, written);
+        let cut = complete.then(|| (entries.len() * ENTRY_BYTES) as u64);
+        IndexWrite { io: io.clone(), path, position, bytes, cut }
+    }
+
+    /// Writes and flushes. The name in the directory is the caller's to make durable.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub async fn run(&self) -> io::Result<()> {
+        let file = open_alone(&self.io, &self.path, OpenMode::Create).await?;
+        if !self.bytes.is_empty() {
+            file.write_at(self.position, self.bytes.clone()).await?;
+        }
+        if let Some(length) = self.cut {
+            file.truncate(length).await?;
+        }
+        file.sync().await
+    }
+}
+
 /// The block-aligned write that puts `entries[written..]` into the file behind the first `written`.
-pub fn write(entries: &[AbortedTransaction], written: usize) -> (u64, Bytes) {
+fn write(entries: &[AbortedTransaction], written: usize) -> (u64, Bytes) {
     let position = round_down(written * ENTRY_BYTES);
     let first = position / ENTRY_BYTES;
     let mut bytes = Vec::with_capacity((entries.len() - first) * ENTRY_BYTES);

@@ -9,7 +9,7 @@
 use std::io;
 use std::path::Path;
 
-use super::{AbortedTransaction, ENTRY_BYTES, checksum, is_loss, write};
+use super::{AbortedTransaction, IndexWrite, checksum, is_loss};
 use crate::io::buffer::{BLOCK, round_up};
 use crate::io::{File, Io, OpenMode};
 use crate::log::offset_index::Run;
@@ -48,11 +48,7 @@ pub fn is_as_recorded(segment: &Segment, entries: &[AbortedTransaction]) -> bool
 
 /// Puts a sealed segment's entries into its file. Another rebuild is all that a crash in the midst of it costs.
 pub async fn store(io: &Io, dir: &Path, segment: &Segment, entries: &[AbortedTransaction]) -> io::Result<()> {
-    let file = io.open(&segment.transaction_index_path(dir), OpenMode::Create).await?;
-    let (position, bytes) = write(entries, 0);
-    file.write_at(position, bytes).await?;
-    file.truncate((entries.len() * ENTRY_BYTES) as u64).await?;
-    file.sync().await?;
+    IndexWrite::new(io, segment.transaction_index_path(dir), entries, 0, true).run().await?;
     io.sync_dir(dir).await
 }
 

@@ -18,7 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use crate::protocol::{DecodeError, ErrorCode, Uuid};
-use group::{GroupConfig, GroupCoordinator, GroupReply, GroupRequest};
+use group::config::GroupConfig;
+use group::{GroupCoordinator, GroupReply, GroupRequest};
 use share::{ShareConfig, ShareCoordinator, ShareReply, ShareRequest};
 use transaction::{TransactionConfig, TransactionCoordinator, TransactionReply, TransactionRequest};
 

@@ -18,7 +18,7 @@ use super::message::{DeleteRecords, DeletedRecords, Guard, PartitionId, Reply, o
 use super::node::ReplyTo;
 use crate::controller::resource_configs::ResourceKind;
 use crate::controller::{BrokerValues, MetadataImage};
-use crate::coordinator::group::GroupConfig;
+use crate::coordinator::group::config::GroupConfig;
 use crate::coordinator::share::ShareConfig;
 use crate::coordinator::transaction::TransactionConfig;
 use crate::coordinator::{self, Context, Kind, Machine, Markers, Producer, Record, Step, Ticket, TopicInfo, Topics};

@@ -13,7 +13,7 @@ use engine::protocol::messages::offset_for_leader_epoch::{
     OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse, OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
 use engine::protocol::{ErrorCode, Uuid};
-use engine::record::{Scratch, batches};
+use engine::record::{BatchView, Scratch, batches};
 
 use crate::chance::Chance;
 use crate::clients::{CHURN, Clients, error, place};
@@ -256,19 +256,24 @@ fn take(clients: &Clients, crashes: u64, followed: &mut Followed, data: &Partiti
 }
 
 /// The (offset, value) of whole batches.
-pub(crate) fn unpack(bytes: &[u8], records: &mut Vec<(i64, u64)>) -> Result<(), String> {
+fn unpack(bytes: &[u8], records: &mut Vec<(i64, u64)>) -> Result<(), String> {
     for batch in batches(bytes) {
-        let batch = batch.map_err(|error| format!("a batch: {error}"))?;
-        if !batch.crc_ok() {
-            return Err("a batch's CRC does not match".to_owned());
-        }
-        let mut plain = Vec::new();
-        let found = batch.records(&mut Scratch::new(), &mut plain, 64 << 20).map_err(|error| error.to_string())?;
-        for record in found {
-            let record = record.map_err(|error| error.to_string())?;
-            let value = record.value.and_then(payload::read).ok_or("a value that nobody wrote")?;
-            records.push((batch.base_offset() + i64::from(record.offset_delta), value));
-        }
+        unpack_batch(&batch.map_err(|error| format!("a batch: {error}"))?, records)?;
+    }
+    Ok(())
+}
+
+/// The (offset, value) of a batch.
+pub(crate) fn unpack_batch(batch: &BatchView<'_>, records: &mut Vec<(i64, u64)>) -> Result<(), String> {
+    if !batch.crc_ok() {
+        return Err("a batch's CRC does not match".to_owned());
+    }
+    let mut plain = Vec::new();
+    let found = batch.records(&mut Scratch::new(), &mut plain, 64 << 20).map_err(|error| error.to_string())?;
+    for record in found {
+        let record = record.map_err(|error| error.to_string())?;
+        let value = record.value.and_then(payload::read).ok_or("a value that nobody wrote")?;
+        records.push((batch.base_offset() + i64::from(record.offset_delta), value));
     }
     Ok(())
 }

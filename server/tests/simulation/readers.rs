@@ -3,18 +3,19 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use checker::{Rule, Seen, payload};
+use checker::{Rule, Seen};
 use engine::io::Io;
 use engine::protocol::messages::fetch::{FetchPartition, FetchRequest, FetchResponse, FetchTopic, PartitionData};
 use engine::protocol::messages::list_offsets::{
     ListOffsetsPartition, ListOffsetsRequest, ListOffsetsResponse, ListOffsetsTopic,
 };
 use engine::protocol::{ErrorCode, Uuid};
+use engine::record::batches;
 use engine::record::control::parse_marker;
-use engine::record::{BatchView, Scratch, batches};
 
 use crate::chance::Chance;
 use crate::clients::{Topic, error};
+use crate::consumer::unpack_batch;
 use crate::shared::{Line, Shared, list, may_pass};
 use crate::wire::Lost;
 
@@ -161,21 +162,7 @@ fn unpack(bytes: &[u8], from: i64, mut aborted: Vec<(i64, i64)>, fetched: &mut F
         }
         let is_hidden = batch.attributes().is_transactional() && skipping.contains(&batch.producer_id());
         let records = if is_hidden { &mut fetched.seen.hidden } else { &mut fetched.seen.shown };
-        values(&batch, records).map_err(|what| (Rule::Corrupt, what))?;
-    }
-    Ok(())
-}
-
-fn values(batch: &BatchView<'_>, values: &mut Vec<(i64, u64)>) -> Result<(), String> {
-    if !batch.crc_ok() {
-        return Err("a batch's CRC does not match".to_owned());
-    }
-    let mut plain = Vec::new();
-    let found = batch.records(&mut Scratch::new(), &mut plain, 64 << 20).map_err(|error| error.to_string())?;
-    for record in found {
-        let record = record.map_err(|error| error.to_string())?;
-        let value = record.value.and_then(payload::read).ok_or("a value that nobody wrote")?;
-        values.push((batch.base_offset() + i64::from(record.offset_delta), value));
+        unpack_batch(&batch, records).map_err(|what| (Rule::Corrupt, what))?;
     }
     Ok(())
 }

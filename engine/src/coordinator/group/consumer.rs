@@ -16,7 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::assignor::{Assignor, Subscriber};
-use super::{Client, GroupConfig, Turn, Visible};
+use super::config::GroupConfig;
+use super::{Client, Turn, Visible};
 use crate::coordinator::Topics;
 use crate::protocol::messages::consumer_group_describe::{
     Assignment as DescribedAssignment, DescribedGroup, Member as DescribedMember, TopicPartitions,

@@ -1,12 +1,16 @@
 //! The group coordinator: groups of either protocol and their offsets, over one partition.
 //!
-//! Here requests are checked as a whole and find their group; [`classic`] is the protocol in which clients
-//! assign, [`consumer`] the one in which the coordinator does, [`share`] that of groups that read together. A group is there as long as it has members, offsets or a record. Invariant: after each request the
-//! group's next deadline is in the timers, or an earlier one.
+//! Here requests are checked as a whole and find their group; [`classic`] is the protocol in which clients assign,
+//! [`consumer`] the one in which the coordinator does, [`share`] that of groups that read together. A group is there as
+//! long as it has members, offsets or a record. Invariant: after each request the group's next deadline is in the
+//! timers, or an earlier one.
 
+mod admin;
 pub mod assignor;
 pub mod classic;
+pub mod config;
 pub mod consumer;
+mod offset_requests;
 pub mod share;
 pub mod shares;
 
@@ -14,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use super::offsets::{CommittedOffset, Fetched, Offsets};
+use super::offsets::Offsets;
 use super::{Context, Producer, Reply, Step, Ticket};
 use crate::protocol::data::group_metadata_value::GroupMetadataValue;
 use crate::protocol::data::{
@@ -30,30 +34,19 @@ use crate::protocol::messages::heartbeat::HeartbeatRequest;
 use crate::protocol::messages::join_group::{JoinGroupRequest, JoinGroupResponse};
 use crate::protocol::messages::leave_group::{LeaveGroupRequest, LeaveGroupResponse, MemberResponse};
 use crate::protocol::messages::list_groups::ListedGroup;
-use crate::protocol::messages::offset_commit::{
-    OffsetCommitRequest, OffsetCommitResponse, OffsetCommitResponsePartition, OffsetCommitResponseTopic,
-};
-use crate::protocol::messages::offset_delete::{
-    OffsetDeleteRequest, OffsetDeleteResponse, OffsetDeleteResponsePartition, OffsetDeleteResponseTopic,
-};
-use crate::protocol::messages::offset_fetch::{
-    OffsetFetchRequestGroup, OffsetFetchResponseGroup, OffsetFetchResponsePartitions, OffsetFetchResponseTopics,
-};
+use crate::protocol::messages::offset_commit::{OffsetCommitRequest, OffsetCommitResponse};
+use crate::protocol::messages::offset_delete::{OffsetDeleteRequest, OffsetDeleteResponse};
+use crate::protocol::messages::offset_fetch::{OffsetFetchRequestGroup, OffsetFetchResponseGroup};
 use crate::protocol::messages::sync_group::{SyncGroupRequest, SyncGroupResponse};
-use crate::protocol::messages::txn_offset_commit::{
-    TxnOffsetCommitRequest, TxnOffsetCommitResponse, TxnOffsetCommitResponsePartition, TxnOffsetCommitResponseTopic,
-};
+use crate::protocol::messages::txn_offset_commit::{TxnOffsetCommitRequest, TxnOffsetCommitResponse};
 use crate::protocol::value::{decode_key, decode_value, record_type};
 use crate::protocol::{DecodeError, ErrorCode, RecordData};
-use assignor::Assignor;
 use classic::ClassicGroup;
+use config::GroupConfig;
 use consumer::records::Change;
 use consumer::{ConsumerGroup, Failure};
 use share::ShareGroup;
 use shares::{ShareGroupReply, ShareGroupRequest};
-
-/// From this OffsetCommit version on clients know of member epochs, and of groups that are not there.
-const COMMIT_KNOWS_EPOCHS: i16 = 9;
 
 /// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -182,119 +175,6 @@ pub enum GroupReply {
     ConsumerDescribe(Vec<DescribedConsumerGroup<'static>>),
     /// About share groups.
     Share(ShareGroupReply),
-}
-
-/// What the group coordinator is configured by; Kafka's names stand behind each.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GroupConfig {
-    /// `group.initial.rebalance.delay.ms`.
-    pub initial_rebalance_delay_ms: u64,
-    /// `group.min.session.timeout.ms`.
-    pub min_session_timeout_ms: i32,
-    /// `group.max.session.timeout.ms`.
-    pub max_session_timeout_ms: i32,
-    /// `group.max.size`.
-    pub max_size: usize,
-    /// `offset.metadata.max.bytes`.
-    pub max_metadata_bytes: usize,
-    /// `offsets.retention.minutes`, in milliseconds.
-    pub retention_ms: i64,
-    /// `offsets.retention.check.interval.ms`.
-    pub retention_check_interval_ms: u64,
-    /// Those of the consumer protocol.
-    pub consumer: ConsumerConfig,
-    /// Those of share groups.
-    pub share: ShareGroupConfig,
-}
-
-/// What share groups are configured by.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ShareGroupConfig {
-    /// `group.share.session.timeout.ms`.
-    pub session_timeout_ms: u64,
-    /// `group.share.heartbeat.interval.ms`.
-    pub heartbeat_interval_ms: i32,
-    /// `group.share.max.size`.
-    pub max_size: usize,
-}
-
-/// What groups of the consumer protocol are configured by.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConsumerConfig {
-    /// `group.consumer.session.timeout.ms`.
-    pub session_timeout_ms: u64,
-    /// `group.consumer.heartbeat.interval.ms`.
-    pub heartbeat_interval_ms: i32,
-    /// `group.consumer.max.size`.
-    pub max_size: usize,
-    /// `group.consumer.assignors`: the first is the default.
-    pub assignors: Vec<Assignor>,
-    /// When the topics of an expression are looked up again (`group.consumer.regex.refresh.interval.ms`).
-    pub regex_refresh_ms: u64,
-    /// Whether a classic group may become one (`group.consumer.migration.policy`).
-    pub may_upgrade: bool,
-    /// Whether one may become a classic group.
-    pub may_downgrade: bool,
-}
-
-impl GroupConfig {
-    /// The values that `number` and `text` give for Kafka's names.
-    pub fn new(number: impl Fn(&'static str) -> i64, text: impl Fn(&'static str) -> String) -> GroupConfig {
-        let int = |name| i32::try_from(number(name)).unwrap_or(i32::MAX);
-        let positive = |name| u64::try_from(number(name)).unwrap_or(0);
-        let assignors = text("group.consumer.assignors");
-        let policy = text("group.consumer.migration.policy").to_ascii_lowercase();
-        let may = |way: &str| policy == "bidirectional" || policy == way;
-        let consumer = ConsumerConfig {
-            session_timeout_ms: positive("group.consumer.session.timeout.ms"),
-            heartbeat_interval_ms: int("group.consumer.heartbeat.interval.ms"),
-            max_size: usize::try_from(number("group.consumer.max.size")).unwrap_or(0),
-            assignors: assignors.split(',').filter_map(|name| Assignor::from_name(name.trim())).collect(),
-            regex_refresh_ms: positive("group.consumer.regex.refresh.interval.ms"),
-            may_upgrade: may("upgrade"),
-            may_downgrade: may("downgrade"),
-        };
-        GroupConfig {
-            initial_rebalance_delay_ms: positive("group.initial.rebalance.delay.ms"),
-            min_session_timeout_ms: int("group.min.session.timeout.ms"),
-            max_session_timeout_ms: int("group.max.session.timeout.ms"),
-            max_size: usize::try_from(number("group.max.size")).unwrap_or(0),
-            max_metadata_bytes: usize::try_from(number("offset.metadata.max.bytes")).unwrap_or(0),
-            retention_ms: number("offsets.retention.minutes").saturating_mul(60_000),
-            retention_check_interval_ms: positive("offsets.retention.check.interval.ms").max(1),
-            consumer,
-            share: ShareGroupConfig {
-                session_timeout_ms: positive("group.share.session.timeout.ms"),
-                heartbeat_interval_ms: int("group.share.heartbeat.interval.ms"),
-                max_size: usize::try_from(number("group.share.max.size")).unwrap_or(0),
-            },
-        }
-    }
-}
-
-impl Default for GroupConfig {
-    /// Kafka 4.1's defaults.
-    fn default() -> GroupConfig {
-        GroupConfig {
-            initial_rebalance_delay_ms: 3000,
-            min_session_timeout_ms: 6000,
-            max_session_timeout_ms: 1_800_000,
-            max_size: i32::MAX as usize,
-            max_metadata_bytes: 4096,
-            retention_ms: 7 * 24 * 3_600_000,
-            retention_check_interval_ms: 600_000,
-            consumer: ConsumerConfig {
-                session_timeout_ms: 45_000,
-                heartbeat_interval_ms: 5000,
-                max_size: i32::MAX as usize,
-                assignors: vec![Assignor::Uniform, Assignor::Range],
-                regex_refresh_ms: 600_000,
-                may_upgrade: true,
-                may_downgrade: true,
-            },
-            share: ShareGroupConfig { session_timeout_ms: 45_000, heartbeat_interval_ms: 5000, max_size: 200 },
-        }
-    }
 }
 
 /// What a group decides on, and where its decisions go.
@@ -692,312 +572,6 @@ impl GroupCoordinator {
         self.forget_if_blank(&request.group_id);
         GroupReply::Leave(LeaveGroupResponse { members, ..Default::default() }).into()
     }
-}
-
-/// Offsets.
-impl GroupCoordinator {
-    fn commit(
-        &mut self,
-        context: &mut Context<'_>,
-        step: &mut Step,
-        request: &OffsetCommitRequest<'static>,
-        version: i16,
-    ) -> Reply {
-        let id = &*request.group_id;
-        let (generation, member_id) = (request.generation_id_or_member_epoch, &*request.member_id);
-        let instance_id = request.group_instance_id.as_deref();
-        let checked = match self.groups.get_mut(id) {
-            Some(Group::Classic(group)) => {
-                let checked = group.check_commit(member_id, instance_id, generation, false);
-                if checked.is_ok() {
-                    group.on_commit(context.now_ms, member_id);
-                }
-                checked
-            }
-            Some(Group::Consumer(group)) => {
-                let knows_epochs = version >= COMMIT_KNOWS_EPOCHS;
-                group.check_commit(member_id, instance_id, generation, false, knows_epochs)
-            }
-            Some(Group::Share(_)) => Err(ErrorCode::GroupIdNotFound),
-            None => self.make_simple(id, generation, version >= COMMIT_KNOWS_EPOCHS),
-        };
-        if let Err(error) = checked {
-            return error.into();
-        }
-        let expire_timestamp =
-            (request.retention_time_ms >= 0).then(|| context.wall_clock_ms.saturating_add(request.retention_time_ms));
-        let mut topics = Vec::with_capacity(request.topics.len());
-        for topic in &request.topics {
-            let partitions = topic.partitions.iter().map(|asked| {
-                let committed = CommittedOffset {
-                    offset: asked.committed_offset,
-                    leader_epoch: asked.committed_leader_epoch,
-                    metadata: asked.committed_metadata.as_deref().unwrap_or_default().to_owned(),
-                    commit_timestamp: context.wall_clock_ms,
-                    expire_timestamp,
-                };
-                let error = self.commit_one(id, &topic.name, asked.partition_index, committed, None, step);
-                OffsetCommitResponsePartition { partition_index: asked.partition_index, error_code: error.code() }
-            });
-            topics.push(OffsetCommitResponseTopic { partitions: partitions.collect(), name: topic.name.clone() });
-        }
-        self.forget_if_blank(id);
-        GroupReply::Commit(OffsetCommitResponse { topics, ..Default::default() }).into()
-    }
-
-    /// Whoever commits without being a member makes the group that the offsets are for.
-    fn make_simple(&mut self, id: &str, generation: i32, knows_missing_groups: bool) -> Result<(), ErrorCode> {
-        match generation {
-            ..0 => {
-                self.groups.insert(id.to_owned(), Group::Classic(ClassicGroup::new(id)));
-                Ok(())
-            }
-            _ if knows_missing_groups => Err(ErrorCode::GroupIdNotFound),
-            _ => Err(ErrorCode::IllegalGeneration),
-        }
-    }
-
-    fn commit_one(
-        &mut self,
-        id: &str,
-        topic: &str,
-        partition: i32,
-        committed: CommittedOffset,
-        producer: Option<Producer>,
-        step: &mut Step,
-    ) -> ErrorCode {
-        if committed.metadata.len() > self.config.max_metadata_bytes {
-            return ErrorCode::OffsetMetadataTooLarge;
-        }
-        self.offsets.commit(id, topic, partition, committed, producer, step);
-        ErrorCode::None
-    }
-
-    fn commit_in_transaction(
-        &mut self,
-        context: &mut Context<'_>,
-        step: &mut Step,
-        request: &TxnOffsetCommitRequest<'static>,
-    ) -> Reply {
-        let id = &*request.group_id;
-        let (generation, member_id) = (request.generation_id, &*request.member_id);
-        let instance_id = request.group_instance_id.as_deref();
-        let checked = match self.groups.get_mut(id) {
-            Some(Group::Classic(group)) => group.check_commit(member_id, instance_id, generation, true),
-            Some(Group::Consumer(group)) => group.check_commit(member_id, instance_id, generation, true, true),
-            Some(Group::Share(_)) => Err(ErrorCode::GroupIdNotFound),
-            None => self.make_simple(id, generation, false),
-        };
-        if let Err(error) = checked {
-            return error.into();
-        }
-        let producer = Producer { id: request.producer_id, epoch: request.producer_epoch };
-        step.producer = Some(producer);
-        let mut topics = Vec::with_capacity(request.topics.len());
-        for topic in &request.topics {
-            let partitions = topic.partitions.iter().map(|asked| {
-                let committed = CommittedOffset {
-                    offset: asked.committed_offset,
-                    leader_epoch: asked.committed_leader_epoch,
-                    metadata: asked.committed_metadata.as_deref().unwrap_or_default().to_owned(),
-                    commit_timestamp: context.wall_clock_ms,
-                    expire_timestamp: None,
-                };
-                let error = self.commit_one(id, &topic.name, asked.partition_index, committed, Some(producer), step);
-                TxnOffsetCommitResponsePartition { partition_index: asked.partition_index, error_code: error.code() }
-            });
-            topics.push(TxnOffsetCommitResponseTopic { partitions: partitions.collect(), name: topic.name.clone() });
-        }
-        self.forget_if_blank(id);
-        GroupReply::CommitInTransaction(TxnOffsetCommitResponse { topics, ..Default::default() }).into()
-    }
-
-    fn fetch(&self, request: &OffsetFetchRequestGroup<'static>, stable: bool) -> Reply {
-        let id = &*request.group_id;
-        if let Some(Group::Consumer(group)) = self.groups.get(id)
-            && let Err(error) = group.check_fetch(request.member_id.as_deref(), request.member_epoch)
-        {
-            return error.into();
-        }
-        let topics = match &request.topics {
-            Some(topics) => topics
-                .iter()
-                .map(|topic| self.fetch_topic(id, &topic.name, topic.partition_indexes.iter().copied(), stable))
-                .collect(),
-            None => self
-                .offsets
-                .partitions(id)
-                .map(|(topic, partitions)| self.fetch_topic(id, topic, partitions, stable))
-                .collect(),
-        };
-        let group_id = request.group_id.clone();
-        GroupReply::Fetch(OffsetFetchResponseGroup { group_id, topics, error_code: 0 }).into()
-    }
-
-    fn fetch_topic(
-        &self,
-        group: &str,
-        topic: &str,
-        partitions: impl Iterator<Item = i32>,
-        stable: bool,
-    ) -> OffsetFetchResponseTopics<'static> {
-        let partition = |partition_index| {
-            let nothing = |error: ErrorCode| OffsetFetchResponsePartitions {
-                partition_index,
-                committed_offset: -1,
-                committed_leader_epoch: -1,
-                metadata: Some("".into()),
-                error_code: error.code(),
-            };
-            match self.offsets.fetch(group, topic, partition_index, stable) {
-                Fetched::Nothing => nothing(ErrorCode::None),
-                Fetched::Unstable => nothing(ErrorCode::UnstableOffsetCommit),
-                Fetched::Committed(committed) => OffsetFetchResponsePartitions {
-                    partition_index,
-                    committed_offset: committed.offset,
-                    committed_leader_epoch: committed.leader_epoch,
-                    metadata: Some(committed.metadata.clone().into()),
-                    error_code: 0,
-                },
-            }
-        };
-        OffsetFetchResponseTopics { name: topic.to_owned().into(), partitions: partitions.map(partition).collect() }
-    }
-
-    fn delete_offsets(&mut self, step: &mut Step, request: &OffsetDeleteRequest<'static>) -> Reply {
-        let id = &*request.group_id;
-        let checked = match self.groups.get(id) {
-            _ if id.is_empty() => Err(ErrorCode::InvalidGroupId),
-            Some(Group::Classic(group)) => group.check_offset_delete(),
-            Some(Group::Consumer(_)) => Ok(()),
-            Some(Group::Share(_)) | None => Err(ErrorCode::GroupIdNotFound),
-        };
-        if let Err(error) = checked {
-            return error.into();
-        }
-        let mut topics = Vec::with_capacity(request.topics.len());
-        for topic in &request.topics {
-            let is_subscribed = self.groups[id].is_subscribed_to(&topic.name);
-            let partitions = topic.partitions.iter().map(|asked| {
-                let error = if is_subscribed { ErrorCode::GroupSubscribedToTopic } else { ErrorCode::None };
-                if !is_subscribed {
-                    self.offsets.remove(id, &topic.name, asked.partition_index, step);
-                }
-                OffsetDeleteResponsePartition { partition_index: asked.partition_index, error_code: error.code() }
-            });
-            topics.push(OffsetDeleteResponseTopic { partitions: partitions.collect(), name: topic.name.clone() });
-        }
-        self.forget_if_blank(id);
-        GroupReply::DeleteOffsets(OffsetDeleteResponse { topics, ..Default::default() }).into()
-    }
-
-    /// Offsets that nobody has refreshed for long, and groups that have nothing else.
-    fn expire_offsets(&mut self, context: &mut Context<'_>, step: &mut Step) {
-        let (groups, now_ms, retention_ms) = (&self.groups, context.wall_clock_ms, self.config.retention_ms);
-        let had_offsets: Vec<String> = groups.keys().filter(|id| self.offsets.has_any(id)).cloned().collect();
-        let is_expired = |group: &str, topic: &str, committed: &CommittedOffset| {
-            let start = match groups.get(group) {
-                Some(group) if group.is_subscribed_to(topic) => None,
-                Some(group) => group.retention_start(committed.commit_timestamp),
-                None => Some(committed.commit_timestamp),
-            };
-            match committed.expire_timestamp {
-                Some(expires) => start.is_some() && now_ms >= expires,
-                None => start.is_some_and(|start| now_ms.saturating_sub(start) >= retention_ms),
-            }
-        };
-        self.offsets.expire(is_expired, step);
-        for id in had_offsets {
-            if !self.offsets.has_any(&id) {
-                self.delete_if_empty(context, step, &id);
-            }
-        }
-    }
-}
-
-/// Groups as a whole.
-impl GroupCoordinator {
-    fn describe(&self, id: &str) -> DescribedGroup<'static> {
-        match self.groups.get(id) {
-            Some(Group::Classic(group)) => group.describe(),
-            other => DescribedGroup {
-                error_code: ErrorCode::GroupIdNotFound.code(),
-                error_message: Some(not_such(id, other.is_some(), "classic").into()),
-                group_id: id.to_owned().into(),
-                group_state: "Dead".into(),
-                ..Default::default()
-            },
-        }
-    }
-
-    fn describe_consumer(&self, id: &str, context: &Context<'_>) -> DescribedConsumerGroup<'static> {
-        match self.groups.get(id) {
-            _ if id.is_empty() => {
-                DescribedConsumerGroup { error_code: ErrorCode::InvalidGroupId.code(), ..Default::default() }
-            }
-            Some(Group::Consumer(group)) => group.describe(&self.config, context.topics),
-            other => DescribedConsumerGroup {
-                error_code: ErrorCode::GroupIdNotFound.code(),
-                error_message: Some(not_such(id, other.is_some(), "consumer").into()),
-                group_id: id.to_owned().into(),
-                ..Default::default()
-            },
-        }
-    }
-
-    fn list(&self, states: &[String], types: &[String]) -> Vec<ListedGroup<'static>> {
-        let is_wanted =
-            |wanted: &[String], name: &str| wanted.is_empty() || wanted.iter().any(|w| w.eq_ignore_ascii_case(name));
-        let listed = self.groups.iter().map(|(id, group)| match group {
-            Group::Classic(group) => ListedGroup {
-                group_id: id.clone().into(),
-                protocol_type: group.protocol_type().unwrap_or_default().to_owned().into(),
-                group_state: group.state().name().into(),
-                group_type: "classic".into(),
-            },
-            Group::Consumer(group) => ListedGroup {
-                group_id: id.clone().into(),
-                protocol_type: classic::CONSUMER.into(),
-                group_state: group.state().into(),
-                group_type: "consumer".into(),
-            },
-            Group::Share(group) => ListedGroup {
-                group_id: id.clone().into(),
-                protocol_type: "share".into(),
-                group_state: group.state().into(),
-                group_type: "share".into(),
-            },
-        });
-        listed.filter(|group| is_wanted(states, &group.group_state) && is_wanted(types, &group.group_type)).collect()
-    }
-
-    fn delete(&mut self, context: &mut Context<'_>, step: &mut Step, id: &str) -> DeletableGroupResult<'static> {
-        let error = match self.groups.get(id) {
-            None => ErrorCode::GroupIdNotFound,
-            Some(group) if !group.is_empty() => ErrorCode::NonEmptyGroup,
-            Some(_) => {
-                self.offsets.remove_group(id, step);
-                self.delete_if_empty(context, step, id);
-                ErrorCode::None
-            }
-        };
-        DeletableGroupResult { group_id: id.to_owned().into(), error_code: error.code() }
-    }
-
-    fn delete_if_empty(&mut self, context: &mut Context<'_>, step: &mut Step, id: &str) {
-        match self.groups.get_mut(id) {
-            Some(group) if !group.is_empty() => return,
-            None => return,
-            Some(Group::Classic(group)) => step.records.push(group.tombstone()),
-            Some(Group::Consumer(group)) => group.end(&mut Turn { context, config: &self.config, step }),
-            Some(Group::Share(group)) => group.end(&mut Turn { context, config: &self.config, step }),
-        }
-        self.forget(id);
-    }
-}
-
-fn not_such(id: &str, is_other: bool, kind: &str) -> String {
-    if is_other { format!("Group {id} is not a {kind} group.") } else { format!("Group {id} not found.") }
 }
 
 /// What can be said against a heartbeat of the consumer protocol without its group.

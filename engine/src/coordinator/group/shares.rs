@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use super::admin::not_such;
 use super::assignor::Assignment;
 use super::consumer::Failure;
 use super::share::offsets::Initialization;
 use super::share::{self, ShareGroup};
-use super::{Client, Group, GroupCoordinator, GroupReply, Turn, not_such};
+use super::{Client, Group, GroupCoordinator, GroupReply, Turn};
 use crate::coordinator::{Context, Step, Ticket};
 use crate::protocol::messages::alter_share_group_offsets::{
     AlterShareGroupOffsetsRequestTopic, AlterShareGroupOffsetsResponseTopic,

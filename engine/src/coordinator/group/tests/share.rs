@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::coordinator::group::assignor::Assignment;
+use crate::coordinator::group::config::ShareGroupConfig;
 use crate::coordinator::group::share::offsets::Initialization;
 use crate::protocol::messages::alter_share_group_offsets::{
     AlterShareGroupOffsetsRequestPartition, AlterShareGroupOffsetsRequestTopic,

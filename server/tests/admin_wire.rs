@@ -39,6 +39,7 @@ use engine::protocol::messages::describe_cluster::DescribeClusterRequest;
 use engine::protocol::messages::describe_configs::{DescribeConfigsRequest, DescribeConfigsResource};
 use engine::protocol::messages::describe_groups::DescribeGroupsRequest;
 use engine::protocol::messages::describe_log_dirs::DescribeLogDirsRequest;
+use engine::protocol::messages::describe_producers::{DescribeProducersRequest, TopicRequest};
 use engine::protocol::messages::describe_quorum::{
     DescribeQuorumRequest, RequestPartitionData as QuorumPartition, RequestTopicData as QuorumTopic,
 };
@@ -335,6 +336,10 @@ fn set_for_broker(name: &'static str, value: &'static str) -> IncrementalAlterCo
     IncrementalAlterConfigsRequest { resources: vec![resource], validate_only: false }
 }
 
+async fn set(client: &mut Client, name: &'static str, value: &'static str) -> i16 {
+    client.ask(&set_for_broker(name, value), 1).await.responses[0].error_code
+}
+
 #[test]
 fn what_groups_and_transactions_are_set_to_changes_only_by_a_restart() {
     Bench::new(21, &[("group.coordinator.rebalance.protocols", "classic")]).ask(|io, address| async move {
@@ -412,6 +417,49 @@ fn partitions_of_transactions_are_verified_unless_that_is_turned_off() {
         let off = set_for_broker("transaction.partition.verification.enable", "false");
         assert_eq!(client.ask(&off, 1).await.responses[0].error_code, 0);
         assert_eq!(client.ask(&produce(), 11).await.responses[0].partition_responses[0].error_code, 0);
+    });
+}
+
+/// A batch of a producer with no transaction.
+fn produce_as(name: &str, producer_id: i64, sequence: i32) -> ProduceRequest<'static> {
+    let mut batch = BatchBuilder::new().producer(producer_id, 0, sequence);
+    batch.append(-1, None, Some(b"value"), &[]);
+    let records = Some(Records::Chunks(vec![batch.finish().into()]));
+    let partition_data = vec![PartitionProduceData { index: 0, records }];
+    let topic = TopicProduceData { name: name.to_owned().into(), partition_data, ..Default::default() };
+    ProduceRequest { acks: -1, timeout_ms: 10_000, topic_data: vec![topic], ..Default::default() }
+}
+
+async fn appended_as(client: &mut Client, producer_id: i64, sequence: i32) -> i16 {
+    let response = client.ask(&produce_as("t", producer_id, sequence), 12).await;
+    response.responses[0].partition_responses[0].error_code
+}
+
+async fn producers_of(client: &mut Client, name: &str) -> Vec<i64> {
+    let topic = TopicRequest { name: name.into(), partition_indexes: vec![0] };
+    let response = client.ask(&DescribeProducersRequest { topics: vec![topic] }, 0).await;
+    response.topics[0].partitions[0].active_producers.iter().map(|producer| producer.producer_id).collect()
+}
+
+#[test]
+fn a_silent_producer_is_forgotten_in_its_time() {
+    Bench::new(31, &[("producer.id.expiration.ms", "60000")]).ask(|io, address| async move {
+        let mut client = Client::connect(&io, address, "c").await;
+        client.ask(&topic("t", 1), 7).await;
+        assert_eq!(appended_as(&mut client, 7, 0).await, 0);
+        for sequence in 0..5 {
+            assert_eq!(appended_as(&mut client, 8, sequence).await, 0);
+            assert_eq!(producers_of(&mut client, "t").await, [7, 8]);
+            io.sleep(Duration::from_secs(10)).await;
+        }
+        assert_eq!(appended_as(&mut client, 7, 5).await, E::OutOfOrderSequenceNumber.code());
+        io.sleep(Duration::from_secs(30)).await;
+        assert_eq!(producers_of(&mut client, "t").await, [8], "it said something 40 s ago");
+        assert_eq!(appended_as(&mut client, 8, 6).await, E::OutOfOrderSequenceNumber.code());
+        assert_eq!(appended_as(&mut client, 7, 5).await, 0, "who is not known begins anywhere");
+        assert_eq!(set(&mut client, "producer.id.expiration.ms", "600000").await, 0);
+        io.sleep(Duration::from_secs(120)).await;
+        assert_eq!(producers_of(&mut client, "t").await, [7, 8], "it may change while the broker runs");
     });
 }
 

@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
 
@@ -16,10 +17,11 @@ use super::direct::Direct;
 use super::group::{Entry, EntryKind};
 use super::journal::Journal;
 use super::leader_epochs::LeaderEpochs;
-use super::producer_state::{Ended, ProducerStates};
+use super::producer_state::{Ended, Ends, ProducerStates};
 use super::segment::{ActiveSegment, Segment, SegmentWrite};
 use super::tail::{Chunk, Tail};
 use super::transaction_index::AbortedTransaction;
+use crate::io::Instant;
 use crate::protocol::Uuid;
 use crate::record::batch::{BatchView, batches, set_base_offset, set_leader_epoch};
 
@@ -146,6 +148,7 @@ pub struct Log {
     producers: ProducerStates,
     /// The producers as of the drained end, for the checkpoint.
     drained_producers: ProducerStates,
+    ends: Ends,
     /// Transactions whose marker is in the journal and not yet durable, in the order of the markers.
     ending: VecDeque<Ended>,
     /// Aborted transactions whose marker lies behind the drained end, in the order of the markers.
@@ -196,6 +199,7 @@ impl Log {
             active: None,
             producers: if planted!(ForgetProducerState) { ProducerStates::default() } else { record.producers.clone() },
             drained_producers: record.producers,
+            ends: Ends::default(),
             ending: VecDeque::new(),
             aborted: VecDeque::new(),
             epochs: record.epochs,
@@ -249,6 +253,13 @@ impl Log {
             self.ending.push_back(ended);
             self.aborted.extend(ended.aborted);
         }
+    }
+
+    /// Forgets producers of which the log has had nothing for `expiration`.
+    pub fn forget_silent_producers(&mut self, now: Instant, expiration: Duration) {
+        let end = self.ends.note(now, self.log_end_offset, expiration);
+        self.producers.forget_silent(end);
+        self.drained_producers.forget_silent(end);
     }
 
     /// The leader epochs.

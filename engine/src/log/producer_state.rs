@@ -7,10 +7,12 @@
 //! so that a replay comes to the same state. Invariant: a producer with an open transaction is not forgotten.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use bytes::{Buf, BufMut};
 
 use super::transaction_index::AbortedTransaction;
+use crate::io::Instant;
 use crate::limits::{BATCHES_PER_PRODUCER, PRODUCERS_PER_PARTITION};
 use crate::protocol::ErrorCode;
 use crate::record::batch::{BatchView, NO_SEQUENCE};
@@ -126,6 +128,28 @@ pub struct ProducerStates {
     producers: BTreeMap<i64, Producer>,
     /// Who has a transaction open, by its first offset. Follows from `producers`.
     open: BTreeMap<i64, i64>,
+}
+
+/// Where a log ended at times past: what tells how long its producers have been silent. Kafka takes the records' timestamps
+/// for that, which are the clients' own: a producer of yesterday's records would be forgotten while it is at work.
+/// Counts from the start of the broker.
+#[derive(Debug, Default)]
+pub struct Ends {
+    noted: VecDeque<(Instant, i64)>,
+    reached: i64,
+}
+
+impl Ends {
+    /// Notes where the log ends now; gives where it ended `age` ago.
+    pub fn note(&mut self, now: Instant, log_end_offset: i64, age: Duration) -> i64 {
+        if self.noted.back().map_or(self.reached, |(_, end)| *end) < log_end_offset {
+            self.noted.push_back((now, log_end_offset));
+        }
+        while let Some((_, end)) = self.noted.pop_front_if(|(noted, _)| now.since(*noted) >= age) {
+            self.reached = end;
+        }
+        self.reached
+    }
 }
 
 fn next_sequence(last: i32) -> i32 {
@@ -254,11 +278,9 @@ impl ProducerStates {
         }
     }
 
-    /// Forgets producers that were silent for longer than `expiration_ms`, unless a transaction is open.
-    pub fn expire(&mut self, now_ms: i64, expiration_ms: i64) {
-        self.producers.retain(|_, producer| {
-            producer.open_since.is_some() || now_ms.saturating_sub(producer.last_timestamp) <= expiration_ms
-        });
+    /// Forgets producers that have appended nothing at or behind `offset`, unless a transaction is open.
+    pub fn forget_silent(&mut self, offset: i64) {
+        self.producers.retain(|_, producer| producer.open_since.is_some() || producer.last_offset >= offset);
     }
 
     /// How many producers are remembered.

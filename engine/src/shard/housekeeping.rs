@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::{Shard, logs};
+use crate::controller::BrokerValues;
 use crate::io::Class;
 use crate::io::local::Bell;
 use crate::limits::{DRAIN_BYTES, DRAINS_AT_ONCE, FLUSHES_AT_ONCE, JOURNAL_FILES};
@@ -22,6 +23,8 @@ use crate::log::prune;
 /// A log with less than this behind its drained end is copied forward in the journal rather than drained:
 /// one write for many of them instead of two and a flush for each.
 const COPY_FORWARD_BYTES: usize = 16 << 10;
+/// Silent producers are looked for so often, or eight times in the time that makes them silent.
+const PRODUCER_EXPIRATION_CHECK: Duration = Duration::from_mins(10);
 /// How long a full disk is left alone before the next try.
 const FULL_DISK_PAUSE: Duration = Duration::from_secs(1);
 
@@ -31,12 +34,16 @@ impl Shard {
         // What an earlier start left behind after it had forgotten it.
         let mut old = logs(&self.partitions.borrow());
         old.retain(|log| log.borrow().log_start_offset() > 0);
+        let mut next_expiration = self.io.now();
         loop {
             let seen = self.housekeeping.rings();
             if self.failure.is_set() || self.stopping.get() {
                 return;
             }
             self.keeping_house.set(true);
+            if self.io.now() >= next_expiration {
+                next_expiration = self.io.now() + self.forget_silent_producers();
+            }
             self.drain_large().await;
             old.extend(self.forget_old_segments());
             let fills = self.has_many_extents() || self.journal.files_in_use() > JOURNAL_FILES / 4;
@@ -55,6 +62,17 @@ impl Shard {
         let bytes: u64 = self.partitions.borrow().values().map(|partition| partition.log.borrow().extent_bytes()).sum();
         self.extent_bytes.set(bytes);
         bytes >= self.most_extent_bytes / 4
+    }
+
+    /// Keeps to `producer.id.expiration.ms`; gives when to do so again.
+    fn forget_silent_producers(&self) -> Duration {
+        let image = self.image.borrow().clone();
+        let expiration_ms = BrokerValues::new(&self.settings, &image).number("producer.id.expiration.ms");
+        let expiration = Duration::from_millis(u64::try_from(expiration_ms).unwrap_or(u64::MAX));
+        for log in logs(&self.partitions.borrow()) {
+            log.borrow_mut().forget_silent_producers(self.io.now(), expiration);
+        }
+        PRODUCER_EXPIRATION_CHECK.min(expiration / 8)
     }
 
     async fn try_checkpoint(self: &Rc<Shard>) -> bool {

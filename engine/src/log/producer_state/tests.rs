@@ -120,7 +120,7 @@ fn a_coordinators_batches_have_no_numbering() {
 }
 
 #[test]
-fn everything_survives_a_checkpoint_and_open_transactions_survive_expiry() {
+fn everything_survives_a_checkpoint_and_open_transactions_survive_silence() {
     let mut partition = Partition::new();
     partition.try_append_of(1, 0, 0, true);
     partition.try_append_of(2, 4, 9, false);
@@ -131,6 +131,23 @@ fn everything_survives_a_checkpoint_and_open_transactions_survive_expiry() {
     for cut in 0..bytes.len() {
         assert_eq!(ProducerStates::decode(&mut &bytes[..cut]), None);
     }
-    partition.states.expire(1_000_000, 10);
-    assert_eq!(partition.states.active().iter().map(|active| active.producer_id).collect::<Vec<_>>(), [1]);
+    let known = |states: &ProducerStates| states.active().iter().map(|active| active.producer_id).collect::<Vec<_>>();
+    partition.states.forget_silent(6);
+    assert_eq!(known(&partition.states), [1, 3]);
+    partition.states.forget_silent(1_000_000);
+    assert_eq!(known(&partition.states), [1]);
+}
+
+#[test]
+fn ends_are_told_when_they_are_old_enough() {
+    let (mut ends, minute) = (Ends::default(), |count: u64| Instant(0) + Duration::from_secs(60 * count));
+    let age = Duration::from_secs(600);
+    assert_eq!(ends.note(minute(0), 5, age), 0);
+    assert_eq!(ends.note(minute(5), 7, age), 0);
+    assert_eq!(ends.note(minute(9), 7, age), 0);
+    assert_eq!(ends.note(minute(10), 7, age), 5);
+    assert_eq!(ends.note(minute(15), 7, age), 7);
+    (16..100).for_each(|at| assert_eq!(ends.note(minute(at), 7, age), 7));
+    assert!(ends.noted.is_empty(), "an idle log costs nothing");
+    assert_eq!(ends.note(minute(200), 8, Duration::ZERO), 8);
 }

@@ -1,6 +1,7 @@
 //! The admin APIs of a broker in simulation: what is answered, what survives a loss of power, what ACLs and
 //! quotas do to clients.
 
+#[allow(dead_code, reason = "shared with other tests, which use more of it")]
 mod support;
 
 use std::time::Duration;

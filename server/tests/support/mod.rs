@@ -1,4 +1,4 @@
-//! A broker in simulation and clients that ask it one request at a time.
+//! A broker in simulation, and clients that ask it one request at a time or send several before they listen.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use engine::io::{Io, Stream};
 use engine::protocol::{Decoder, Encoder, Message, Request, RequestHeader, ResponseHeader, next_frame};
 use engine::shard::{NodeConfig, node_mailboxes};
 
-const PORT: u16 = 9092;
+pub(crate) const PORT: u16 = 9092;
 const SHARDS: usize = 2;
 
 /// A broker that runs, and a machine for its clients.
@@ -76,6 +76,13 @@ impl Bench {
         self.start();
     }
 
+    /// Stops in order and starts again.
+    pub(crate) fn restart(&self) {
+        self.world.stop(self.broker);
+        assert!(self.world.run_until(Duration::from_secs(60), || !self.world.is_running(self.broker)), "it stops");
+        self.start();
+    }
+
     /// Lets time pass.
     pub(crate) fn run_for(&self, duration: Duration) {
         self.world.run_for(duration);
@@ -97,7 +104,8 @@ impl Bench {
 pub(crate) struct Client {
     stream: Stream,
     arrived: BytesMut,
-    sent: i32,
+    /// The number of the last request; they count from 1.
+    pub(crate) sent: i32,
     client_id: String,
 }
 
@@ -108,27 +116,15 @@ impl Client {
         Client { stream, arrived: BytesMut::new(), sent: 0, client_id: client_id.to_owned() }
     }
 
-    /// The answer to a request; `None` if the broker has closed the connection. Answers live as long as the test.
+    /// The answer to a request; `None` if the broker has closed the connection.
     pub(crate) async fn try_ask<'a, R: Request<'a>>(
         &mut self,
         request: &R,
         version: i16,
     ) -> Option<R::Response<'static>> {
-        self.sent += 1;
-        let mut encoder = Encoder::frame();
-        let client_id = Some(self.client_id.as_str().into());
-        let header = RequestHeader { api_key: R::API_KEY, api_version: version, correlation_id: self.sent, client_id };
-        header.encode(&mut encoder);
-        request.encode(&mut encoder, version);
-        let chunks = encoder.finish().expect("the request is right");
-        self.stream.write(vec![chunks.concat().into()]).await.ok()?;
-        let frame: &'static [u8] = Box::leak(self.receive().await?.to_vec().into_boxed_slice());
-        let mut decoder = Decoder::new(frame);
-        let header = ResponseHeader::decode(&mut decoder, R::API_KEY, version).expect("a header");
-        assert_eq!(header.correlation_id, self.sent);
-        let response = R::Response::decode(&mut decoder, version).expect("an answer");
-        decoder.finish().expect("nothing follows the answer");
-        Some(response)
+        let frame = self.frame(request, version);
+        self.stream.write(vec![frame.concat().into()]).await.ok()?;
+        self.try_answer::<R>(self.sent, version).await
     }
 
     /// The answer to a request.
@@ -136,7 +132,41 @@ impl Client {
         self.try_ask(request, version).await.expect("an answer")
     }
 
-    async fn receive(&mut self) -> Option<Bytes> {
+    /// The bytes of a request.
+    pub(crate) fn frame<'a, R: Request<'a>>(&mut self, request: &R, version: i16) -> Vec<Bytes> {
+        self.sent += 1;
+        let mut encoder = Encoder::frame();
+        let client_id = Some(self.client_id.as_str().into());
+        let header = RequestHeader { api_key: R::API_KEY, api_version: version, correlation_id: self.sent, client_id };
+        header.encode(&mut encoder);
+        request.encode(&mut encoder, version);
+        encoder.finish().expect("the request is right")
+    }
+
+    /// Sends bytes, such as those of several requests at once.
+    pub(crate) async fn send(&self, chunks: Vec<Bytes>) {
+        self.stream.write(vec![chunks.concat().into()]).await.expect("the broker reads");
+    }
+
+    /// The next answer, which must be that of the request with this number; `None` if the broker has closed the connection.
+    /// Answers live as long as the test.
+    async fn try_answer<'a, R: Request<'a>>(&mut self, number: i32, version: i16) -> Option<R::Response<'static>> {
+        let frame: &'static [u8] = Box::leak(self.receive().await?.to_vec().into_boxed_slice());
+        let mut decoder = Decoder::new(frame);
+        let header = ResponseHeader::decode(&mut decoder, R::API_KEY, version).expect("a header");
+        assert_eq!(header.correlation_id, number, "answers leave in the order of their requests");
+        let response = R::Response::decode(&mut decoder, version).expect("an answer");
+        decoder.finish().expect("nothing follows the answer");
+        Some(response)
+    }
+
+    /// The next answer, which must be that of the request with this number.
+    pub(crate) async fn answer<'a, R: Request<'a>>(&mut self, number: i32, version: i16) -> R::Response<'static> {
+        self.try_answer::<R>(number, version).await.expect("an answer")
+    }
+
+    /// The next answer's bytes; `None` if the broker has closed the connection.
+    pub(crate) async fn receive(&mut self) -> Option<Bytes> {
         loop {
             if let Some(frame) = next_frame(&mut self.arrived, 1 << 30).expect("a frame") {
                 return Some(frame);

@@ -31,7 +31,7 @@ pub enum Bug {
     RecycleBeforeSegmentFlush,
     /// A checkpoint names a segment end that is not flushed.
     CheckpointAheadOfFlush,
-    /// Recovery serves before what it read is flushed.
+    /// Recovery serves before what it read, and has written anew, is flushed.
     ServeBeforeRecoveryFlush,
     /// Consumers see the log end.
     HighWatermarkIsLogEnd,

@@ -405,7 +405,9 @@ impl Journal {
     fn spawn_write(&self, file: File, position: u64, bytes: Bytes, ticket: u64) {
         let journal = self.clone();
         self.io.spawn(Class::Foreground, async move {
-            let mut result = match planted!(WriteWithoutFlush) {
+            // Until a start has taken over what it found, it serves nobody.
+            let is_start = planted!(ServeBeforeRecoveryFlush) && journal.state.borrow().unbounded;
+            let mut result = match planted!(WriteWithoutFlush) || is_start {
                 true => file.write_at(position, bytes.clone()).await,
                 false => file.write_durable_at(position, bytes.clone()).await,
             };

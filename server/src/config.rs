@@ -182,6 +182,7 @@ impl Serve {
             })?;
             broker_configs.insert(key.trim().to_owned(), value.trim().to_owned());
         }
+        self.take_kafkas_names(&mut broker_configs)?;
         let listen = resolve(self.listen.as_deref().unwrap_or(DEFAULT_LISTEN))?;
         if !listen.ip().is_loopback() && !self.insecure {
             return Err(format!(
@@ -234,6 +235,23 @@ impl Serve {
         fill(&mut self.spin_us, spin_us.map(|us: i64| u64::try_from(us).unwrap_or(0)));
         self.insecure |= take("insecure").is_some_and(|text| text == "true");
         Ok(())
+    }
+
+    /// What Kafka has a name for and this broker a flag: the id may be given by either, an address or directory by the
+    /// flag alone, for Kafka's are lists.
+    fn take_kafkas_names(&mut self, configs: &mut BTreeMap<String, String>) -> Result<(), String> {
+        for name in ["node.id", "broker.id"] {
+            let Some(text) = configs.remove(name) else { continue };
+            let id = text.parse().map_err(|_| format!("{name} is {text}, which is not a number."))?;
+            if let Some(flag) = self.node_id.replace(id).filter(|flag| *flag != id) {
+                return Err(format!("{name} is {id}, and the node's id is {flag} elsewhere; leave one of them out."));
+            }
+        }
+        let flags = [("listeners", "listen"), ("advertised.listeners", "advertise"), ("log.dirs", "data-dir")];
+        match flags.into_iter().find(|(name, _)| configs.contains_key(*name)) {
+            Some((name, flag)) => Err(format!("{name} is not set by its Kafka name here; use --{flag}.")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -333,6 +351,8 @@ mod tests {
         assert_eq!(defaults.listen, "127.0.0.1:9092".parse().expect("an address"));
         assert_eq!(defaults.advertise, ("127.0.0.1".to_owned(), 9092));
         assert_eq!((defaults.node_id, defaults.cores), (1, None));
+        let numbered = settings(&["--set", "broker.id=0", "--set", "node.id=0"], None).expect("Kafka's names");
+        assert_eq!((numbered.node_id, numbered.broker_configs.is_empty()), (0, true));
     }
 
     #[test]
@@ -352,6 +372,9 @@ mod tests {
         assert!(refused(&["--listen", "0.0.0.0:9092", "--insecure"]).contains("--advertise"));
         assert!(refused(&["--listen", "nonsense"]).contains("HOST:PORT"));
         assert!(refused(&["--set", "num.partitions"]).contains("KEY=VALUE"));
+        assert!(refused(&["--set", "listeners=PLAINTEXT://:9093"]).contains("--listen"));
+        assert!(refused(&["--set", "node.id=one"]).contains("not a number"));
+        assert!(refused(&["--set", "node.id=1", "--node-id", "2"]).contains("leave one"));
         let open = ["--listen", "0.0.0.0:9092", "--insecure", "--advertise", "b1:9093"];
         assert_eq!(settings(&open, None).expect("accepted").advertise, ("b1".to_owned(), 9093));
         let v6 = settings(&["--listen", "[::1]:0"], None).expect("loopback");

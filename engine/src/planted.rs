@@ -53,11 +53,17 @@ pub enum Bug {
     MarkerOfPreviousEpochAccepted,
     /// The last stable offset passes an open transaction.
     StableOffsetAheadOfOpenTransaction,
+    /// A flush that a full disk refuses forgets that the directory has new names.
+    DirectoryForgottenAfterFullDisk,
+    /// A lack of file descriptors ends the log.
+    EmfileIsDiskFailure,
+    /// A segment that cannot be opened ends the log of its whole core.
+    BadFileIsDiskFailure,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 22] = [
+    pub const ALL: [Bug; 25] = [
         Bug::AcknowledgeBeforeFlush,
         Bug::WriteWithoutFlush,
         Bug::AcknowledgePastGap,
@@ -80,6 +86,9 @@ impl Bug {
         Bug::CoordinatorAnswersEarly,
         Bug::MarkerOfPreviousEpochAccepted,
         Bug::StableOffsetAheadOfOpenTransaction,
+        Bug::DirectoryForgottenAfterFullDisk,
+        Bug::EmfileIsDiskFailure,
+        Bug::BadFileIsDiskFailure,
     ];
 }
 

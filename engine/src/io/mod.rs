@@ -8,6 +8,7 @@
 //! An operation owns its buffers until its completion has arrived, also when its future is dropped.
 
 pub mod buffer;
+pub mod fault;
 pub mod local;
 pub mod mailbox;
 mod ring;
@@ -248,6 +249,10 @@ enum FileBackend {
     Sim(sim::SimFile),
 }
 
+/// How often a block that cannot be read is asked for again, and how long after.
+const READ_RETRIES: usize = 3;
+const READ_RETRY_PAUSE: Duration = Duration::from_millis(10);
+
 /// Whether an operation that failed in this way is simply done again.
 fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
@@ -275,6 +280,42 @@ impl File {
         Ok(whole)
     }
 
+    /// As [`File::read_at`], but what cannot be read comes back as zeros, block by block, with the positions of these
+    /// blocks. A block counts as unreadable when several tries have failed: an error may pass.
+    pub async fn read_around_faults(&self, io: &Io, position: u64, len: usize) -> io::Result<(Buffer, Vec<u64>)> {
+        let mut unreadable = Vec::new();
+        match self.read_at(position, len).await {
+            Err(error) if fault::DiskFault::is_of_file(&error) => {}
+            result => return result.map(|whole| (whole, unreadable)),
+        }
+        let len = len.min(buffer::round_up(self.len().await?.saturating_sub(position) as usize));
+        let mut whole = Buffer::with_capacity(len);
+        for block in (position..position + len as u64).step_by(BLOCK) {
+            match self.read_patiently(io, block).await {
+                Ok(bytes) => whole.extend_from_slice(&bytes),
+                Err(error) if fault::DiskFault::is_of_file(&error) => {
+                    tracing::error!(block, "a block cannot be read: {error}");
+                    unreadable.push(block);
+                    whole.extend_from_slice(&[0; BLOCK]);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((whole, unreadable))
+    }
+
+    async fn read_patiently(&self, io: &Io, block: u64) -> io::Result<Buffer> {
+        let mut result = self.read_at(block, BLOCK).await;
+        for _ in 0..READ_RETRIES {
+            if !result.as_ref().is_err_and(fault::DiskFault::is_of_file) {
+                break;
+            }
+            io.sleep(READ_RETRY_PAUSE).await;
+            result = self.read_at(block, BLOCK).await;
+        }
+        result
+    }
+
     async fn read_blocks(&self, position: u64, len: usize) -> io::Result<Buffer> {
         loop {
             let mut buffer = Buffer::with_capacity(len);
@@ -299,7 +340,7 @@ impl File {
 
     /// As [`File::write_at`], and complete only when the bytes are on stable storage (RWF_DSYNC).
     pub async fn write_durable_at(&self, position: u64, bytes: Bytes) -> io::Result<()> {
-        self.write_all(position, bytes, true).await
+        self.write_all(position, bytes, true).await.map_err(fault::of_durable_write)
     }
 
     async fn write_all(&self, mut position: u64, mut bytes: Bytes, durable: bool) -> io::Result<()> {
@@ -325,7 +366,7 @@ impl File {
     /// Makes all completed writes of the file durable (fdatasync). An error voids them for good: whoever
     /// sees one must not call this again and believe a later success.
     pub async fn sync(&self) -> io::Result<()> {
-        backend!(self, FileBackend, file => file.sync().await)
+        backend!(self, FileBackend, file => file.sync().await).map_err(fault::of_flush)
     }
 
     /// Reserves space for `[position, position + len)`; the file grows to cover it.

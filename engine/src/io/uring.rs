@@ -261,7 +261,7 @@ impl UringIo {
         let path = system::path(path)?;
         let (result, _) = self.0.start(Op::Open { path, flags: libc::O_RDONLY | libc::O_DIRECTORY }).await;
         let file = Rc::new(op::opened(result?));
-        self.done(Op::Sync { file, metadata: true }).await
+        self.done(Op::Sync { file, metadata: true }).await.map_err(super::fault::of_flush)
     }
 
     /// See [`super::Io::disk_space`].

@@ -112,6 +112,8 @@ impl Checkpoint {
     ) -> io::Result<()> {
         self.begin_anew();
         self.generation += 1;
+        // Until it is durable it is one of those that the next one replaces, whatever there is of it.
+        self.superseded.push(self.generation);
         (self.position, self.index, self.last_crc) = (0, 0, 0);
         let mode = OpenMode::Create;
         let first = self.io.open(&new_path(&self.dir, self.generation, 0), mode).await?;
@@ -124,8 +126,11 @@ impl Checkpoint {
             self.io.rename(&new_path(&self.dir, self.generation, mirror), &named).await?;
         }
         self.io.sync_dir(&self.dir).await?;
-        for superseded in std::mem::take(&mut self.superseded) {
+        self.superseded.retain(|superseded| *superseded != self.generation);
+        // An older one that stayed would ask for journal files that are given up next.
+        while let Some(superseded) = self.superseded.last().copied() {
             remove_generation(&self.io, &self.dir, superseded).await?;
+            self.superseded.pop();
         }
         Ok(())
     }
@@ -268,12 +273,16 @@ pub async fn load(io: &Io, dir: &Path) -> io::Result<(Vec<Contents>, u64)> {
     Ok((found, numbers.last().copied().unwrap_or(0)))
 }
 
-/// All of a file; `None` if there is none.
+/// All of a file, zeros where it cannot be read, which the other copy may make good; `None` if there is none.
 async fn read(io: &Io, path: &Path) -> io::Result<Option<Bytes>> {
     match io.open(path, OpenMode::Read).await {
         Ok(file) => {
             let len = file.len().await?;
-            Ok(Some(file.read_at(0, round_up(len as usize)).await?.freeze()))
+            let (bytes, unreadable) = file.read_around_faults(io, 0, round_up(len as usize)).await?;
+            if !unreadable.is_empty() {
+                tracing::error!(path = %path.display(), blocks = unreadable.len(), "a checkpoint's copy cannot be read whole");
+            }
+            Ok(Some(bytes.freeze()))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),

@@ -2,11 +2,14 @@
 //!
 //! Off the path of every acknowledgement. Invariant: at most one drain of a log at a time, and the log's
 //! drained end moves only after the write is complete; that it is flushed is the checkpoint's matter.
+//!
+//! A segment that takes no more writes, or cannot be opened again, costs what it holds and no more: it is left as it
+//! is, and the log goes on in a new one. What asks for an operation is cleared when that has succeeded, not before.
 
 use std::cell::RefCell;
 use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -15,6 +18,7 @@ use super::partition_log::{Log, LogRecord};
 use super::segment::{ActiveSegment, SegmentSync};
 use super::tail::Chunk;
 use crate::io::buffer::Buffer;
+use crate::io::fault::DiskFault;
 use crate::io::local::Bell;
 use crate::io::{Io, OpenMode};
 use crate::limits::SEGMENT_WRITE_BYTES;
@@ -65,6 +69,7 @@ pub(super) fn end(log: &SharedLog, finished: &Bell) {
 
 /// Drains all that is durable, within a drain that the caller has begun.
 pub(super) async fn drain_pieces(io: &Io, log: &SharedLog) -> io::Result<()> {
+    let mut was_left = false;
     loop {
         open_active(io, log).await?;
         let piece = {
@@ -77,9 +82,26 @@ pub(super) async fn drain_pieces(io: &Io, log: &SharedLog) -> io::Result<()> {
         }
         let bytes = piece.bytes();
         let write = log.borrow().active.as_ref().expect("a piece has its segment").prepare_append(&bytes);
-        write.run().await?;
+        if let Err(error) = write.run().await {
+            let may_go_on = DiskFault::is_of_file(&error) && !std::mem::replace(&mut was_left, true);
+            if !may_go_on {
+                return Err(error);
+            }
+            leave_active(log, &error).await?;
+            continue;
+        }
         log.borrow_mut().on_drained(&bytes, piece.end_offset, write);
     }
+}
+
+/// The active segment takes no more writes: what it holds stays where it is, and the log goes on in a new one.
+async fn leave_active(log: &SharedLog, why: &io::Error) -> io::Result<()> {
+    let file = log.borrow().active.as_ref().map(|active| active.file().clone());
+    let Some(file) = file else { return Ok(()) };
+    // What was written to it is needed no longer in the journal when the next checkpoint says so.
+    file.sync().await?;
+    log.borrow_mut().leave_segment(why);
+    Ok(())
 }
 
 /// Opens the unsealed segment that an earlier start left.
@@ -92,7 +114,13 @@ async fn open_active(io: &Io, log: &SharedLog) -> io::Result<()> {
         }
         (log.dir.clone(), log.segments.clone())
     };
-    let active = ActiveSegment::reopen(io, &dir, &segments).await?;
+    let active = match ActiveSegment::reopen(io, &dir, &segments).await {
+        Err(error) if DiskFault::is_of_file(&error) && !planted!(BadFileIsDiskFailure) => {
+            log.borrow_mut().leave_segment(&error);
+            return Ok(());
+        }
+        active => active?,
+    };
     let mut log = log.borrow_mut();
     log.set_last_segment(active.segment);
     if active.has_unwritten() {
@@ -176,13 +204,22 @@ pub(super) async fn roll(io: &Io, log: &SharedLog, base_offset: i64) -> io::Resu
         (seal, log.dir.clone(), log.id.topic_id, !log.segments.is_empty())
     };
     if let Some(seal) = seal {
-        seal.run().await?;
-        log.borrow_mut().seal_active();
+        match seal.run().await? {
+            Some(error) => log.borrow_mut().leave_segment(&error),
+            None => log.borrow_mut().seal_active(),
+        }
     }
     if !has_segments {
         make_directory(io, &dir, id).await?;
     }
-    let active = ActiveSegment::create(io, &dir, base_offset).await?;
+    let active = match ActiveSegment::create(io, &dir, base_offset).await {
+        // The directory is gone with all that it held. What the journal has goes into a new one.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make_directory(io, &dir, id).await?;
+            ActiveSegment::create(io, &dir, base_offset).await?
+        }
+        active => active?,
+    };
     let mut log = log.borrow_mut();
     log.segments.push(active.segment);
     log.active = Some(active);
@@ -212,7 +249,7 @@ async fn make_directory(io: &Io, dir: &Path, topic_id: Uuid) -> io::Result<()> {
 pub(super) async fn sync_directory(io: &Io, log: &SharedLog) -> io::Result<()> {
     let directory = log.borrow().directory_dirty.then(|| log.borrow().dir.clone());
     if let Some(directory) = directory {
-        io.sync_dir(&directory).await?;
+        sync_names(io, &directory).await?;
         log.borrow_mut().directory_dirty = false;
     }
     Ok(())
@@ -227,31 +264,59 @@ pub async fn flush(io: &Io, log: &SharedLog) -> io::Result<Option<LogRecord>> {
             return Ok(None);
         }
         log.draining = true;
-        log.dirty = false;
-        log.extent_bytes = 0;
         let makes_file = log.active.as_ref().is_some_and(ActiveSegment::makes_transaction_index);
-        let directory = (std::mem::take(&mut log.directory_dirty) || makes_file).then(|| log.dir.clone());
+        let directory = (log.directory_dirty || makes_file).then(|| log.dir.clone());
+        if planted!(DirectoryForgottenAfterFullDisk) {
+            log.directory_dirty = false;
+        }
+        // What is said of the log while the flush is under way is for the next one.
+        log.dirty = false;
         (log.active.as_ref().map(ActiveSegment::prepare_sync), directory, log.record())
     };
-    let result = flush_files(io, sync.as_ref(), directory).await;
+    let (extent_bytes, result) = {
+        let extent_bytes = log.borrow().extent_bytes;
+        (extent_bytes, flush_files(io, sync.as_ref(), directory.as_deref()).await)
+    };
     let mut log = log.borrow_mut();
     log.draining = false;
-    result?;
-    if let (Some(active), Some(sync)) = (log.active.as_mut(), &sync) {
-        active.synced(sync);
+    log.dirty |= result.is_err();
+    let lost_index = result?;
+    log.extent_bytes -= extent_bytes;
+    log.directory_dirty &= directory.is_none();
+    match (lost_index, log.active.as_mut(), &sync) {
+        // Its batches are on stable storage, and the index is made again from them.
+        (Some(error), ..) => log.leave_segment(&error),
+        (None, Some(active), Some(sync)) => active.synced(sync),
+        _ => {}
     }
     Ok(Some(record))
 }
 
-async fn flush_files(io: &Io, sync: Option<&SegmentSync>, directory: Option<PathBuf>) -> io::Result<()> {
+/// Gives the error that has cost an index, if one has.
+async fn flush_files(io: &Io, sync: Option<&SegmentSync>, directory: Option<&Path>) -> io::Result<Option<io::Error>> {
     if planted!(CheckpointAheadOfFlush) {
-        return Ok(());
+        return Ok(None);
     }
-    if let Some(sync) = sync {
-        sync.run().await?;
-    }
+    let lost_index = match sync {
+        Some(sync) => sync.run().await?,
+        None => None,
+    };
     match directory {
-        Some(dir) => io.sync_dir(&dir).await,
-        None => Ok(()),
+        Some(dir) => sync_names(io, dir).await.map(|()| lost_index),
+        None => Ok(lost_index),
     }
 }
+
+/// Makes a directory's names durable. One that is gone has none.
+async fn sync_names(io: &Io, dir: &Path) -> io::Result<()> {
+    match io.sync_dir(dir).await {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            tracing::error!(dir = %dir.display(), "a partition's directory is gone, and its segments with it");
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@
 //! leaders and does no I/O by itself: [`super::drain`] moves its bytes, [`super::reader`] reads them.
 
 use std::collections::VecDeque;
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -156,6 +157,8 @@ pub struct Log {
     epochs: LeaderEpochs,
     damaged: Vec<(i64, i64)>,
     suspended: bool,
+    /// See [`Log::is_broken`].
+    broken: bool,
     /// Whether the checkpoint lacks something of this log.
     pub(super) dirty: bool,
     /// Whether a drain is under way; there is at most one.
@@ -205,6 +208,7 @@ impl Log {
             epochs: record.epochs,
             damaged: record.damaged,
             suspended: record.suspended,
+            broken: false,
             dirty: false,
             draining: false,
             directory_dirty: false,
@@ -275,6 +279,16 @@ impl Log {
     /// Its directory.
     pub fn dir(&self) -> &std::path::Path {
         &self.dir
+    }
+
+    /// Whether its batches cannot be put into a segment: the journal keeps what there is, and no more is taken.
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// Whether a drain has failed by the fault of the log's own files; gives whether that is news.
+    pub fn set_broken(&mut self, broken: bool) -> bool {
+        std::mem::replace(&mut self.broken, broken) != broken
     }
 
     /// Whether no produce is taken until an operator accepts a loss.
@@ -509,6 +523,20 @@ impl Log {
     pub(super) fn seal_active(&mut self) {
         let active = self.active.take().expect("a segment is being sealed");
         self.set_last_segment(Segment { sealed: true, ..active.segment });
+    }
+
+    /// The last segment takes no more batches, though it is neither cut to its length nor indexed as a sealed one is:
+    /// its file failed. What of it can be read is served, and the rest is answered as damaged.
+    pub(super) fn leave_segment(&mut self, why: &io::Error) {
+        self.active = None;
+        self.dirty = true;
+        let Some(last) = self.segments.last().copied() else { return };
+        tracing::error!(partition = %self.id, segment = last.base_offset, "a segment takes no more batches, the log goes on in a new one: {why}");
+        match last.size {
+            // A new one has its name.
+            0 => drop(self.segments.pop()),
+            _ => self.set_last_segment(Segment { sealed: true, ..last }),
+        }
     }
 
     pub(super) fn set_last_segment(&mut self, segment: Segment) {

@@ -22,7 +22,11 @@ use super::journal::{JournalStart, file_number, lock};
 use super::partition_log::LogRecord;
 use crate::io::buffer::{BLOCK, Buffer, round_up};
 use crate::io::{File, Io, OpenMode};
+use crate::limits::GROUP_BYTES;
 use crate::record::batch::batches;
+
+/// What a group may have besides its payload: its own directory and the previous one's.
+const DIRECTORY_BYTES: usize = 64 << 10;
 
 /// A log as it was found.
 #[derive(Debug)]
@@ -121,8 +125,16 @@ struct JournalFile {
     name: String,
     header: FileHeader,
     bytes: Bytes,
+    /// Positions of the blocks that cannot be read; `bytes` has zeros there.
+    unreadable: Vec<u64>,
     /// See [`evidence`]; all of the file is looked through for it, once and only if it is asked for.
     evidence: OnceCell<u64>,
+}
+
+impl JournalFile {
+    fn new(name: String, header: FileHeader, bytes: Bytes, unreadable: Vec<u64>) -> JournalFile {
+        JournalFile { name, header, bytes, unreadable, evidence: OnceCell::new() }
+    }
 }
 
 /// Reads every journal under `root`, whatever cores there are now.
@@ -189,13 +201,14 @@ async fn read_files(io: &Io, dir: &Path, contents: &[Contents], bytes_read: &mut
         let file = io.open(&dir.join(&entry.name), OpenMode::ReadWrite).await?;
         lock(io, &file).await?;
         let len = file.len().await? as usize;
-        let head = file.read_at(0, (FILE_GROUPS_START as usize + (1 << 20)).min(round_up(len))).await?.freeze();
+        let head_len = (FILE_GROUPS_START as usize + (1 << 20)).min(round_up(len));
+        let head = file.read_around_faults(io, 0, head_len).await?.0.freeze();
         *bytes_read += head.len() as u64;
         let header = header_of(&head).filter(|header| is_own(&header.lineage));
         match header.filter(|header| header.lineage.file_sequence >= needed_from) {
             Some(header) => {
-                let bytes = read_all(&file, bytes_read).await?;
-                files.push((JournalFile { name: entry.name, header, bytes, evidence: OnceCell::new() }, file));
+                let (bytes, unreadable) = read_all(io, &file, bytes_read).await?;
+                files.push((JournalFile::new(entry.name, header, bytes, unreadable), file));
             }
             None => free.push((entry.name, file)),
         }
@@ -205,11 +218,11 @@ async fn read_files(io: &Io, dir: &Path, contents: &[Contents], bytes_read: &mut
     let lost = missing(&files, contents);
     let candidates = if lost.is_empty() { Vec::new() } else { std::mem::take(&mut free) };
     for (name, file) in candidates {
-        let bytes = read_all(&file, bytes_read).await?;
+        let (bytes, unreadable) = read_all(io, &file, bytes_read).await?;
         let is_lost = |lineage: &Lineage| is_own(lineage) && lost.contains(&lineage.file_sequence);
         let header = FileHeader::parse(&bytes).filter(|header| is_lost(&header.lineage));
         match header.or_else(|| any_group(&bytes, is_lost)) {
-            Some(header) => files.push(JournalFile { name, header, bytes, evidence: OnceCell::new() }),
+            Some(header) => files.push(JournalFile::new(name, header, bytes, unreadable)),
             None => free.push((name, file)),
         }
     }
@@ -240,14 +253,15 @@ fn without_doubles(mut files: Vec<(JournalFile, File)>) -> (Vec<JournalFile>, Ve
     (kept, doubles)
 }
 
-/// Everything in a file, which is on stable storage from now on.
-async fn read_all(file: &File, bytes_read: &mut u64) -> io::Result<Bytes> {
-    let bytes = file.read_at(0, round_up(file.len().await? as usize)).await?.freeze();
+/// Everything in a file, which is on stable storage from now on, and the blocks that cannot be read.
+async fn read_all(io: &Io, file: &File, bytes_read: &mut u64) -> io::Result<(Bytes, Vec<u64>)> {
+    let (bytes, unreadable) = file.read_around_faults(io, 0, round_up(file.len().await? as usize)).await?;
+    let bytes = bytes.freeze();
     *bytes_read += bytes.len() as u64;
     if !planted!(ServeBeforeRecoveryFlush) {
         file.sync().await?;
     }
-    Ok(bytes)
+    Ok((bytes, unreadable))
 }
 
 /// The files, by their sequence, that are not among these although they must be: they are numbered without a gap.
@@ -310,6 +324,14 @@ async fn walk(io: &Io, files: &[JournalFile], quarantine: &Path) -> io::Result<W
         if let Some(position) = torn {
             keep_aside(io, file, position, quarantine).await?;
         }
+    }
+    if let Some(file) = files.last().filter(|file| walk.may_have_lost_its_end(file)) {
+        tracing::error!(
+            name = file.name,
+            "the journal's last group cannot be read: nobody knows whether it was synced"
+        );
+        walk.unknown.push(walk.last_sequence + 1);
+        walk.corrupt_groups += 1;
     }
     Ok(walk)
 }
@@ -382,6 +404,16 @@ impl Walk {
         self.corrupt_groups += 1;
     }
 
+    /// Whether a group may have stood behind the last one that was accepted, in blocks that cannot be read. A torn one
+    /// can be, and is known by what it says.
+    fn may_have_lost_its_end(&self, file: &JournalFile) -> bool {
+        let end = file.bytes.len() - self.rest.len();
+        let most =
+            if Group::was_begun(&self.rest, file.header.lineage) { GROUP_BYTES + DIRECTORY_BYTES } else { BLOCK };
+        let place = end as u64..(end + most) as u64;
+        file.unreadable.iter().any(|block| place.contains(block))
+    }
+
     fn follows(&self, group: &Group) -> bool {
         planted!(NoIncarnationGuard)
             || (group.place.sequence == self.last_sequence + 1 && group.place.previous_crc == self.last_crc)
@@ -448,7 +480,7 @@ fn evidence(files: &[JournalFile]) -> u64 {
 /// An ambiguous tail is kept, not used: the very last group, if it had been synced, cannot prove it.
 async fn keep_aside(io: &Io, file: &JournalFile, position: u64, quarantine: &Path) -> io::Result<()> {
     let rest = &file.bytes[position as usize..];
-    let len = rest.len().min(crate::limits::GROUP_BYTES + (64 << 10));
+    let len = rest.len().min(GROUP_BYTES + DIRECTORY_BYTES);
     let name = format!("{}-{}-{position}", file.header.lineage.file_sequence, file.name);
     let kept = io.open(&quarantine.join(name), OpenMode::Create).await?;
     let mut copy = Buffer::copy_of(&rest[..len]);

@@ -14,6 +14,7 @@ use super::journal;
 use super::offset_index::{ENTRY_BYTES, Run};
 use super::transaction_index::{self, AbortedTransaction, IndexWrite, Loaded};
 use crate::io::buffer::{BLOCK, Buffer, round_down, round_up};
+use crate::io::fault::DiskFault;
 use crate::io::{File, Io, OpenMode};
 use crate::limits::{RUN_BYTES, SEGMENT_STEP};
 use crate::record::batch::{BatchView, batches};
@@ -360,8 +361,21 @@ pub struct SegmentSync {
 }
 
 impl SegmentSync {
-    /// Flushes. An error voids what was not durable before; it is not tried again.
-    pub async fn run(&self) -> io::Result<()> {
+    /// Flushes. An error of a flush voids what was not durable before; it is not tried again. Where only an index
+    /// could not be written, which can be made again from the batches, its error is the result.
+    pub async fn run(&self) -> io::Result<Option<io::Error>> {
+        let lost_index = match self.write_indexes().await {
+            Err(error) if DiskFault::is_of_file(&error) => Some(error),
+            result => result.map(|()| None)?,
+        };
+        self.file.sync().await?;
+        if lost_index.is_none() && (self.entries.is_some() || self.cut.is_some()) {
+            self.index.sync().await?;
+        }
+        Ok(lost_index)
+    }
+
+    async fn write_indexes(&self) -> io::Result<()> {
         if let Some((position, entries)) = &self.entries {
             self.index.write_at(*position, entries.clone()).await?;
         }
@@ -369,11 +383,10 @@ impl SegmentSync {
             self.file.truncate(log_bytes).await?;
             self.index.truncate(index_bytes).await?;
         }
-        if let Some(transactions) = &self.transactions {
-            transactions.run().await?;
+        match &self.transactions {
+            Some(transactions) => transactions.run().await,
+            None => Ok(()),
         }
-        self.file.sync().await?;
-        if self.entries.is_some() || self.cut.is_some() { self.index.sync().await } else { Ok(()) }
     }
 }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::{Shard, logs};
 use crate::controller::BrokerValues;
 use crate::io::Class;
+use crate::io::fault::{DiskFault, Lack};
 use crate::io::local::Bell;
 use crate::limits::{DRAIN_BYTES, DRAINS_AT_ONCE, FLUSHES_AT_ONCE, JOURNAL_FILES};
 use crate::log::checkpoint::{Checkpoint, ReplayStart};
@@ -25,8 +26,10 @@ use crate::log::prune;
 const COPY_FORWARD_BYTES: usize = 16 << 10;
 /// Silent producers are looked for so often, or eight times in the time that makes them silent.
 const PRODUCER_EXPIRATION_CHECK: Duration = Duration::from_mins(10);
-/// How long a full disk is left alone before the next try.
-const FULL_DISK_PAUSE: Duration = Duration::from_secs(1);
+/// How long a full disk, a lack or a bad file is left alone before the next try.
+const LACK_PAUSE: Duration = Duration::from_secs(1);
+/// A lack that lasts is told so often.
+const LACK_IS_TOLD_EVERY: Duration = Duration::from_mins(1);
 
 impl Shard {
     /// Drains large logs at once and all of them when the journal fills, for ever.
@@ -102,35 +105,79 @@ impl Shard {
         }
     }
 
-    /// A full disk refuses produce until something succeeds; any other error ends the log.
+    /// A lack is waited for, a full disk refusing produce meanwhile; any other error ends the log.
     pub(super) async fn judge(&self, what: &str, result: io::Result<()>) {
-        match result {
-            Ok(()) => {
-                if self.disk_full.replace(false) {
-                    tracing::info!("there is room on the disk again: taking produce");
-                }
+        let Err(error) = result else {
+            if self.disk_full.replace(false) {
+                tracing::info!("there is room on the disk again: taking produce");
             }
-            Err(error) if is_full(&error) => {
-                if !self.disk_full.replace(true) {
-                    tracing::error!("the disk is full ({error}): refusing produce until there is room");
-                }
-                self.io.sleep(FULL_DISK_PAUSE).await;
+            return;
+        };
+        match DiskFault::of(&error) {
+            DiskFault::Lack(Lack::Descriptors) if planted!(EmfileIsDiskFailure) => {
+                self.failure.set(format!("{what}: {error}"))
             }
-            Err(error) => self.failure.set(format!("{what} failed: {error}")),
+            DiskFault::Lack(lack) => self.wait_out(lack, &error).await,
+            _ => self.failure.set(format!("{what} failed: {error}")),
         }
+    }
+
+    /// There is too little of something: the journal keeps what it has, and what failed is tried again after a pause.
+    async fn wait_out(&self, lack: Lack, error: &io::Error) {
+        if lack == Lack::Space {
+            if !self.disk_full.replace(true) {
+                tracing::error!("the disk is full ({error}): refusing produce until there is room");
+            }
+        } else if self.lack_was_told.get().is_none_or(|told| self.io.now().since(told) >= LACK_IS_TOLD_EVERY) {
+            self.lack_was_told.set(Some(self.io.now()));
+            tracing::error!("there are too few {lack} ({error}): what the journal holds waits for its segments");
+        }
+        self.io.sleep(LACK_PAUSE).await;
+    }
+
+    /// What a log's drain came to. Where its own files are at fault, that log alone takes no more batches, and its drain
+    /// is tried again later.
+    pub(super) fn judge_log(&self, log: &SharedLog, result: io::Result<()>) -> io::Result<()> {
+        let broken = result.as_ref().is_err_and(DiskFault::is_of_file) && !planted!(BadFileIsDiskFailure);
+        if log.borrow_mut().set_broken(broken) {
+            let id = log.borrow().id;
+            match &result {
+                Err(error) => {
+                    tracing::error!(partition = %id, "its segment cannot be written ({error}): refusing produce to it")
+                }
+                Ok(()) => tracing::info!(partition = %id, "its segment can be written again: taking produce"),
+            }
+        }
+        if broken { Ok(()) } else { result }
     }
 
     /// Drains the logs that have much to drain, a few at a time.
     async fn drain_large(self: &Rc<Shard>) {
-        let wants = |log: &SharedLog| log.borrow().undrained_bytes() >= DRAIN_BYTES;
+        let is_due = self.broken_are_due();
+        let wants = |log: &SharedLog| {
+            let log = log.borrow();
+            if log.is_broken() { is_due } else { log.undrained_bytes() >= DRAIN_BYTES }
+        };
         let large: Vec<_> = logs(&self.partitions.borrow()).into_iter().filter(wants).collect();
         let result = self.drain_all(large).await;
         self.judge("a write to a segment", result).await;
     }
 
-    /// Drains these logs, at most [`DRAINS_AT_ONCE`] at a time; the first error is the result.
+    /// Whether it is time to try again what a file's fault kept from its segment.
+    fn broken_are_due(&self) -> bool {
+        let is_due = self.io.now() >= self.broken_due.get();
+        if is_due {
+            self.broken_due.set(self.io.now() + LACK_PAUSE);
+        }
+        is_due
+    }
+
+    /// Drains these logs, at most [`DRAINS_AT_ONCE`] at a time; the first error that is not a log's own is the result.
     async fn drain_all(self: &Rc<Shard>, list: Vec<SharedLog>) -> io::Result<()> {
-        let drain = |shard: Rc<Shard>, log| async move { drain::drain(&shard.io, &log, &shard.drained).await };
+        let drain = |shard: Rc<Shard>, log: SharedLog| async move {
+            let result = drain::drain(&shard.io, &log, &shard.drained).await;
+            shard.judge_log(&log, result)
+        };
         self.on_each(list, DRAINS_AT_ONCE, drain).await.map(drop)
     }
 
@@ -169,8 +216,9 @@ impl Shard {
         let target = self.journal.current_file_sequence();
         let behind = |log: &SharedLog| log.borrow().oldest_journal_file().is_some_and(|oldest| oldest < target);
         let late: Vec<_> = logs(&self.partitions.borrow()).into_iter().filter(behind).collect();
-        let (small, large): (Vec<_>, Vec<_>) =
-            late.into_iter().partition(|log| log.borrow().undrained_bytes() < COPY_FORWARD_BYTES);
+        let (small, large): (Vec<_>, Vec<_>) = late
+            .into_iter()
+            .partition(|log| log.borrow().is_broken() || log.borrow().undrained_bytes() < COPY_FORWARD_BYTES);
         self.drain_all(large).await?;
         let rest = self.copy_forward(small, target).await;
         self.drain_all(rest).await?;
@@ -281,10 +329,9 @@ impl Shard {
         }
         let all = logs(&self.partitions.borrow());
         self.drain_all(all).await?;
+        if self.oldest_needed_file().is_some() {
+            return Err(io::Error::other("some records are in the journal alone"));
+        }
         self.write_checkpoint(self.journal.current_file_sequence() + 1).await
     }
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -87,6 +87,10 @@ pub struct Shard {
     /// Rings when there may be something to drain or to checkpoint.
     housekeeping: Bell,
     disk_full: Cell<bool>,
+    /// When a lack other than of space was last told.
+    lack_was_told: Cell<Option<Instant>>,
+    /// When logs whose files are at fault are tried again.
+    broken_due: Cell<Instant>,
     stopping: Cell<bool>,
     /// Whether drains and checkpoints are under way.
     keeping_house: Cell<bool>,
@@ -173,6 +177,8 @@ impl Shard {
             drained: Bell::default(),
             housekeeping: Bell::default(),
             disk_full: Cell::new(false),
+            lack_was_told: Cell::new(None),
+            broken_due: Cell::default(),
             stopping: Cell::new(false),
             keeping_house: Cell::new(false),
             past_journal: start.past_journal,
@@ -378,8 +384,10 @@ impl Shard {
             let result = direct::write_waiting(&shard.io, &log, &shard.journal, &shard.drained, may_go_on).await;
             shard.direct_writers.set(shard.direct_writers.get() - 1);
             shard.drained.ring();
-            if result.is_err() {
-                shard.judge("a write to a segment", result).await;
+            if result.is_err()
+                && let Err(error) = shard.judge_log(&log, result)
+            {
+                shard.judge("a write to a segment", Err(error)).await;
             }
         });
     }
@@ -702,7 +710,8 @@ fn read_failed(from: &ReadFrom, log: &SharedLog, error: &io::Error) -> ReadPart 
     }
     tracing::error!(partition = %from.id, "a read failed: {error}");
     ReadPart::refused(match error.kind() {
-        io::ErrorKind::InvalidData => ErrorCode::CorruptMessage,
+        // Records whose file is gone are as lost as those that a fault has changed.
+        io::ErrorKind::InvalidData | io::ErrorKind::NotFound => ErrorCode::CorruptMessage,
         _ => ErrorCode::KafkaStorageError,
     })
 }

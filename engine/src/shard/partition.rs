@@ -157,7 +157,7 @@ impl Partition {
         now_ms: i64,
         scratch: &mut Scratch,
     ) -> Result<Validated<'a>, Produced> {
-        if self.log.borrow().is_suspended() {
+        if self.log.borrow().is_suspended() || self.log.borrow().is_broken() {
             return Err(Produced::refused(ErrorCode::KafkaStorageError));
         }
         let append = Append { origin: Origin::Client { produce_version: version }, now_ms, partition: &self.name };
@@ -233,7 +233,7 @@ impl Partition {
     /// INVALID_PRODUCER_EPOCH, TRANSACTION_COORDINATOR_FENCED or KAFKA_STORAGE_ERROR.
     pub fn append_marker(&mut self, journal: &Journal, part: &MarkerPart, now_ms: i64) -> Result<i64, ErrorCode> {
         let mut log = self.log.borrow_mut();
-        if log.is_suspended() {
+        if log.is_suspended() || log.is_broken() {
             return Err(ErrorCode::KafkaStorageError);
         }
         log.producers().check_marker(&part.marker, part.bumped)?;

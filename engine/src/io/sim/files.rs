@@ -326,7 +326,10 @@ impl Sim {
             NameAction::Remove { path, directory, done } => {
                 done.send(refuse().and_then(|()| disk.remove(&path, directory)))
             }
-            NameAction::SyncDir { path, limit, done } => done.send(refuse().and_then(|()| disk.sync_dir(&path, limit))),
+            NameAction::SyncDir { path, limit, done } => {
+                let flushed = refuse().map_err(crate::io::fault::of_flush);
+                done.send(flushed.and_then(|()| disk.sync_dir(&path, limit)));
+            }
         }
     }
 

@@ -48,7 +48,7 @@ impl Writer {
         }
         bytes.extend([0; BLOCK]);
         let name = format!("{:08}.journal", self.header.lineage.file_sequence);
-        JournalFile { name, header: self.header, bytes: bytes.into(), evidence: OnceCell::new() }
+        JournalFile::new(name, self.header, bytes.into(), Vec::new())
     }
 }
 

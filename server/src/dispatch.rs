@@ -363,7 +363,7 @@ async fn serve(broker: &Rc<Broker>, connection: &Rc<Connection>, call: &Call) ->
         ApiKey::DeleteTopics => handlers::topics::delete(broker, call).await,
         ApiKey::CreatePartitions => handlers::topics::create_partitions(broker, call).await,
         ApiKey::InitProducerId => handlers::producer_ids::init(broker, call).await,
-        ApiKey::DescribeConfigs => handlers::configs::describe(broker, call),
+        ApiKey::DescribeConfigs => handlers::configs::describe(broker, call).await,
         ApiKey::AlterConfigs => handlers::configs::alter(broker, call).await,
         ApiKey::IncrementalAlterConfigs => handlers::configs::incremental_alter(broker, call).await,
         ApiKey::ListConfigResources => handlers::configs::list_resources(broker, call),

@@ -393,10 +393,11 @@ fn covers(rule: &AclRule, operation: Operation) -> bool {
 }
 
 /// Adds ACLs; one result for each. What is there already is fine.
-pub(super) fn create(context: &mut Context<'_>, bindings: &[AclBinding]) -> Vec<Result<(), Refusal>> {
+pub(super) async fn create(context: &mut Context<'_>, bindings: &[AclBinding]) -> Vec<Result<(), Refusal>> {
     let mut fresh = BTreeSet::new();
     let mut results = Vec::with_capacity(bindings.len());
     for binding in bindings {
+        context.pace.spend(1).await;
         let result = check(binding).and_then(|()| check_room(fresh.len()));
         if result.is_ok() && !context.image.acls.contains(binding) {
             fresh.insert(binding.clone());
@@ -407,11 +408,15 @@ pub(super) fn create(context: &mut Context<'_>, bindings: &[AclBinding]) -> Vec<
     results
 }
 
+/// So many ACLs are held against a filter for a cost of one (see [`crate::io::Pace`]).
+const ACLS_PER_COST: usize = 10;
+
 /// Removes ACLs; for each filter those that it meant.
-pub(super) fn delete(context: &mut Context<'_>, filters: &[AclFilter]) -> Vec<Result<Vec<AclBinding>, Refusal>> {
+pub(super) async fn delete(context: &mut Context<'_>, filters: &[AclFilter]) -> Vec<Result<Vec<AclBinding>, Refusal>> {
     let mut doomed = BTreeSet::new();
     let mut results = Vec::with_capacity(filters.len());
     for filter in filters {
+        context.pace.spend(1 + context.image.acls.len() / ACLS_PER_COST).await;
         let matching: Vec<_> = context.image.acls.iter().filter(|binding| filter.matches(binding)).collect();
         let result = check_room(doomed.len() + matching.len().saturating_sub(1));
         if result.is_ok() {

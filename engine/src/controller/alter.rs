@@ -4,7 +4,7 @@
 //! becomes a record. Messages have the words of Kafka's `ConfigAdminManager`, `DynamicBrokerConfig` and
 //! `ConfigurationControlManager`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Context;
 use super::broker_configs::{self, BrokerValues, Settings, Update};
@@ -21,10 +21,13 @@ const DELETE: i8 = 1;
 const APPEND: i8 = 2;
 const SUBTRACT: i8 = 3;
 
+/// What it costs to look a resource's settings up and to check them (see [`crate::io::Pace`]).
+const RESOURCE_COST: usize = 10;
+
 type Results = Vec<(ConfigResource, Result<(), Refusal>)>;
 type Configs = BTreeMap<String, String>;
 
-pub(super) fn incremental(
+pub(super) async fn incremental(
     context: &mut Context<'_>,
     resources: &[(ConfigResource, Vec<ConfigChange>)],
     validate_only: bool,
@@ -36,10 +39,10 @@ pub(super) fn incremental(
         target.check_dynamic(changes.iter().map(|change| change.name.as_str()))?;
         changed(target, changes)
     };
-    each(context, resources, validate_only, checked_changes)
+    each(context, resources, validate_only, checked_changes).await
 }
 
-pub(super) fn replace(
+pub(super) async fn replace(
     context: &mut Context<'_>,
     resources: &[(ConfigResource, Vec<Setting>)],
     validate_only: bool,
@@ -50,11 +53,11 @@ pub(super) fn replace(
         target.check_dynamic(configs.iter().map(|(name, _)| name.as_str()))?;
         Ok(configs.iter().filter_map(|(name, value)| Some((name.clone(), value.clone()?))).collect())
     };
-    each(context, resources, validate_only, replacement)
+    each(context, resources, validate_only, replacement).await
 }
 
 /// Finds the whole new settings of each resource, checks them, and records what differs.
-fn each<C>(
+async fn each<C>(
     context: &mut Context<'_>,
     resources: &[(ConfigResource, Vec<C>)],
     validate_only: bool,
@@ -62,10 +65,12 @@ fn each<C>(
 ) -> Results {
     let counts = occurrences(resources.iter().map(|(resource, _)| resource));
     let mut results: Results = Vec::with_capacity(counts.len());
+    let mut answered = BTreeSet::new();
     for (resource, changes) in resources {
+        context.pace.spend(RESOURCE_COST + changes.len()).await;
         let result = match counts[resource] {
             1 => records(context, resource, |target| new_configs(target, changes)),
-            _ if results.iter().any(|(other, _)| other == resource) => continue,
+            _ if !answered.insert(resource) => continue,
             _ => Err(Refusal::new(ErrorCode::InvalidRequest, "Each resource must appear at most once.")),
         };
         let result = result.map(|records| {
@@ -273,12 +278,12 @@ fn edited_list(target: &Target<'_>, change: &ConfigChange, value: &str) -> Resul
     }
     let current = target.current.get(name).unwrap_or(&inherited);
     let mut elements: Vec<&str> = configs::list(current).collect();
-    for element in configs::list(value) {
-        if change.operation == SUBTRACT {
-            elements.retain(|other| *other != element);
-        } else if !elements.contains(&element) {
-            elements.push(element);
-        }
+    if change.operation == SUBTRACT {
+        let taken: BTreeSet<&str> = configs::list(value).collect();
+        elements.retain(|element| !taken.contains(element));
+    } else {
+        let mut there: BTreeSet<&str> = elements.iter().copied().collect();
+        elements.extend(configs::list(value).filter(|element| there.insert(element)));
     }
     Ok(elements.join(","))
 }

@@ -4,6 +4,8 @@
 //! it. A cluster is founded with the table's levels; UpdateFeatures moves them. Messages have the words of
 //! Kafka's `FeatureControlManager`.
 
+use std::collections::BTreeSet;
+
 use super::Context;
 use super::image::MetadataImage;
 use super::records::MetadataRecord;
@@ -73,12 +75,18 @@ const SAFE_DOWNGRADE: i8 = 2;
 const UNSAFE_DOWNGRADE: i8 = 3;
 
 /// Finalises levels: all that are asked for, or none.
-pub(super) fn update(context: &mut Context<'_>, updates: &[FeatureUpdate], validate_only: bool) -> Result<(), Refusal> {
+pub(super) async fn update(
+    context: &mut Context<'_>,
+    updates: &[FeatureUpdate],
+    validate_only: bool,
+) -> Result<(), Refusal> {
     let mut records = Vec::new();
-    for (index, update) in updates.iter().enumerate() {
+    let mut named = BTreeSet::new();
+    for update in updates {
+        context.pace.spend(1).await;
         let current = level(context.image, &update.name);
         check(update, current, context.settings.node_id)?;
-        if updates[..index].iter().any(|other| other.name == update.name) {
+        if !named.insert(&update.name) {
             return Err(Refusal::new(ErrorCode::InvalidRequest, "Each feature must appear at most once."));
         }
         if update.level != current {

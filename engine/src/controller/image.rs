@@ -4,7 +4,7 @@
 //! newest that it has applied. It knows neither files nor connections.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -30,6 +30,8 @@ pub struct MetadataImage {
     pub topics: BTreeMap<Uuid, Arc<Topic>>,
     /// Ids by name.
     pub names: BTreeMap<String, Uuid>,
+    /// Of the names that have a '.' or '_': (as metrics have it, the name itself).
+    metric_names: BTreeSet<(String, String)>,
     /// Dynamic broker configs of the cluster as a whole (the default resource, named "").
     pub cluster_configs: BTreeMap<String, String>,
     /// Dynamic configs of single brokers.
@@ -56,6 +58,7 @@ impl Default for MetadataImage {
             cluster_id: String::new(),
             topics: BTreeMap::new(),
             names: BTreeMap::new(),
+            metric_names: BTreeSet::new(),
             cluster_configs: BTreeMap::new(),
             broker_configs: BTreeMap::new(),
             next_producer_id: 0,
@@ -103,6 +106,14 @@ impl MetadataImage {
     pub fn topic(&self, name: &str) -> Option<&Arc<Topic>> {
         self.topics.get(self.names.get(name)?)
     }
+
+    /// A topic whose metrics have the names that a topic of this name would have.
+    pub fn twin(&self, name: &str) -> Option<&str> {
+        let (flat, _) = metric_name(name)?;
+        let from = (flat, String::new());
+        let (found, twin) = self.metric_names.range(&from..).next()?;
+        (*found == from.0).then_some(twin)
+    }
 }
 
 /// Why a record does not fit the image: the log holds what no controller writes.
@@ -148,6 +159,7 @@ impl MetadataImage {
             MetadataRecord::RemoveTopic { id } => {
                 let topic = self.topics.remove(id).ok_or(ApplyError::NoTopic(*id))?;
                 self.names.remove(&topic.name);
+                metric_name(&topic.name).map(|name| self.metric_names.remove(&name));
             }
             MetadataRecord::TopicConfig { topic_id, name, value } => {
                 self.set_topic_config(*topic_id, name, value.as_deref(), settings)?;
@@ -268,6 +280,7 @@ impl MetadataImage {
         let topic = Topic { name: name.to_owned(), id, partitions: Vec::new(), configs, effective };
         self.topics.insert(id, Arc::new(topic));
         self.names.insert(name.to_owned(), id);
+        self.metric_names.extend(metric_name(name));
         Ok(())
     }
 
@@ -352,6 +365,12 @@ impl Topic {
         }
         records
     }
+}
+
+/// A topic's name as metrics have it, with '_' for '.', and the name itself; `None` for one that has neither, and so
+/// shares its metrics with no other.
+fn metric_name(name: &str) -> Option<(String, String)> {
+    name.contains(['.', '_']).then(|| (name.replace('.', "_"), name.to_owned()))
 }
 
 fn broker_records(broker: Option<i32>, values: &BTreeMap<String, String>) -> impl Iterator<Item = MetadataRecord> {

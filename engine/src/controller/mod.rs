@@ -37,6 +37,7 @@ pub use request::{
 
 use image::ApplyError;
 
+use crate::io::Pace;
 use crate::protocol::Uuid;
 
 /// What a decision is made on, and the records that it becomes.
@@ -47,6 +48,8 @@ pub(crate) struct Context<'a> {
     brokers: &'a [i32],
     random: &'a mut dyn FnMut() -> u64,
     records: Vec<MetadataRecord>,
+    /// Requests of a million items let the core's other tasks run between.
+    pace: &'a Pace,
 }
 
 impl Context<'_> {
@@ -84,43 +87,46 @@ impl Controller {
 
     /// Decides a request on the newest image, which stays as it is. Without records nothing changes, and the
     /// reply may leave at once.
-    pub fn handle(
+    pub async fn handle(
         &self,
         request: &ControllerRequest,
         random: &mut dyn FnMut() -> u64,
+        pace: &Pace,
     ) -> (Vec<MetadataRecord>, ControllerReply) {
-        let mut context = self.context(random);
+        let mut context = self.context(random, pace);
         let reply = match request {
             ControllerRequest::CreateTopics { topics, validate_only } => {
-                ControllerReply::CreateTopics(topics::create(&mut context, topics, *validate_only))
+                ControllerReply::CreateTopics(topics::create(&mut context, topics, *validate_only).await)
             }
             ControllerRequest::DeleteTopics(topics) => {
-                ControllerReply::DeleteTopics(topics::delete(&mut context, topics))
+                ControllerReply::DeleteTopics(topics::delete(&mut context, topics).await)
             }
             ControllerRequest::CreatePartitions { topics, validate_only } => {
-                ControllerReply::CreatePartitions(topics::create_partitions(&mut context, topics, *validate_only))
+                ControllerReply::CreatePartitions(topics::create_partitions(&mut context, topics, *validate_only).await)
             }
             ControllerRequest::IncrementalAlterConfigs { resources, validate_only } => {
-                ControllerReply::AlterConfigs(alter::incremental(&mut context, resources, *validate_only))
+                ControllerReply::AlterConfigs(alter::incremental(&mut context, resources, *validate_only).await)
             }
             ControllerRequest::AlterConfigs { resources, validate_only } => {
-                ControllerReply::AlterConfigs(alter::replace(&mut context, resources, *validate_only))
+                ControllerReply::AlterConfigs(alter::replace(&mut context, resources, *validate_only).await)
             }
             ControllerRequest::AllocateProducerIds { count } => {
                 ControllerReply::AllocateProducerIds(producer_ids::allocate(&mut context, *count))
             }
             ControllerRequest::CreateAcls(bindings) => {
-                ControllerReply::CreateAcls(acls::create(&mut context, bindings))
+                ControllerReply::CreateAcls(acls::create(&mut context, bindings).await)
             }
-            ControllerRequest::DeleteAcls(filters) => ControllerReply::DeleteAcls(acls::delete(&mut context, filters)),
+            ControllerRequest::DeleteAcls(filters) => {
+                ControllerReply::DeleteAcls(acls::delete(&mut context, filters).await)
+            }
             ControllerRequest::AlterClientQuotas { alterations, validate_only } => {
-                ControllerReply::AlterClientQuotas(quotas::alter(&mut context, alterations, *validate_only))
+                ControllerReply::AlterClientQuotas(quotas::alter(&mut context, alterations, *validate_only).await)
             }
             ControllerRequest::AlterUserScramCredentials(alterations) => {
-                ControllerReply::AlterUserScramCredentials(scram::alter(&mut context, alterations))
+                ControllerReply::AlterUserScramCredentials(scram::alter(&mut context, alterations).await)
             }
             ControllerRequest::UpdateFeatures { updates, validate_only } => {
-                ControllerReply::UpdateFeatures(features::update(&mut context, updates, *validate_only))
+                ControllerReply::UpdateFeatures(features::update(&mut context, updates, *validate_only).await)
             }
         };
         (context.records, reply)
@@ -131,7 +137,7 @@ impl Controller {
         if !self.image.cluster_id.is_empty() {
             return Vec::new();
         }
-        vec![MetadataRecord::Cluster { id: self.context(random).random_uuid().to_string() }]
+        vec![MetadataRecord::Cluster { id: self.context(random, &Pace::default()).random_uuid().to_string() }]
     }
 
     /// Applies records of the log, the last of which has this offset.
@@ -145,8 +151,9 @@ impl Controller {
         Ok(())
     }
 
-    fn context<'a>(&'a self, random: &'a mut dyn FnMut() -> u64) -> Context<'a> {
-        Context { image: &self.image, settings: &self.settings, brokers: &self.brokers, random, records: Vec::new() }
+    fn context<'a>(&'a self, random: &'a mut dyn FnMut() -> u64, pace: &'a Pace) -> Context<'a> {
+        let (image, settings, brokers) = (&self.image, &self.settings, &self.brokers);
+        Context { image, settings, brokers, random, records: Vec::new(), pace }
     }
 }
 

@@ -132,7 +132,7 @@ pub fn matches(filter: &BTreeMap<EntityType, NameFilter>, strict: bool, entity: 
 }
 
 /// Changes quotas; one result for each entity.
-pub(super) fn alter(
+pub(super) async fn alter(
     context: &mut Context<'_>,
     alterations: &[QuotaAlteration],
     validate_only: bool,
@@ -140,6 +140,7 @@ pub(super) fn alter(
     let mut seen = BTreeSet::new();
     let mut results = Vec::with_capacity(alterations.len());
     for alteration in alterations {
+        context.pace.spend(1 + alteration.values.len()).await;
         let checked = check(alteration).and_then(|entity| match seen.insert(entity.clone()) {
             true => Ok(entity),
             false => Err(Refusal::new(ErrorCode::InvalidRequest, "Each entity must appear at most once.")),

@@ -133,14 +133,21 @@ pub struct SaltedPassword {
     pub salted_password: Vec<u8>,
 }
 
+/// What the hashes of a credential cost (see [`crate::io::Pace`]).
+const HASHES_COST: usize = 5;
+
 /// Changes credentials; one result for each user, all of whose changes are made or none.
-pub(super) fn alter(context: &mut Context<'_>, alterations: &[ScramAlteration]) -> Vec<(String, Result<(), Refusal>)> {
+pub(super) async fn alter(
+    context: &mut Context<'_>,
+    alterations: &[ScramAlteration],
+) -> Vec<(String, Result<(), Refusal>)> {
     let mut by_user: BTreeMap<&str, Vec<&ScramAlteration>> = BTreeMap::new();
     for alteration in alterations {
         by_user.entry(&alteration.user).or_default().push(alteration);
     }
     let mut results = Vec::with_capacity(by_user.len());
     for (user, alterations) in by_user {
+        context.pace.spend(alterations.len() * HASHES_COST).await;
         let records = records(&context.image.scram, user, &alterations);
         results.push((user.to_owned(), records.map(|records| context.records.extend(records))));
     }

@@ -1,6 +1,9 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use futures_lite::future::block_on;
+
+use super::features::FeatureUpdate;
 use super::*;
 use crate::protocol::ErrorCode;
 
@@ -23,7 +26,7 @@ impl Cluster {
             *chance = chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
             (*chance ^ (*chance >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9)
         };
-        let (records, reply) = self.controller.handle(&request, &mut random);
+        let (records, reply) = block_on(self.controller.handle(&request, &mut random, &Pace::default()));
         let decoded = MetadataRecord::decode_all(records::encode_all(&records));
         assert_eq!(decoded.as_ref(), Ok(&records), "records survive the disk");
         let offset = self.controller.image().offset + records.len() as i64;
@@ -382,4 +385,96 @@ fn an_images_records_make_it_again() {
     let mut again = Cluster::new(&[("num.partitions", "3")]);
     again.controller.apply(&image.to_records(), image.offset).expect("an image's own records");
     assert_eq!(again.controller.image(), image);
+}
+
+/// So many items that comparing each with each would take minutes.
+const MANY: usize = 100_000;
+
+/// Names all different, and the same name as often.
+fn many_names() -> [Vec<String>; 2] {
+    [(0..MANY).map(|at| format!("many.names_{at}")).collect(), vec!["the.same_name".to_owned(); MANY]]
+}
+
+#[test]
+fn many_topics_are_created_and_deleted_in_linear_time() {
+    for names in many_names() {
+        let mut cluster = Cluster::new(&[]);
+        let distinct: BTreeSet<&String> = names.iter().collect();
+        let results = cluster.create(names.iter().map(|name| topic(name, 1, 1)).collect());
+        let made = results.iter().filter(|created| created.result.is_ok()).count();
+        assert_eq!(results.len(), distinct.len(), "one answer for each name");
+        assert_eq!(made, if distinct.len() == 1 { 0 } else { topics::MAX_PARTITIONS_PER_REQUEST });
+
+        // Each has a twin among those that there are, or is there itself.
+        let topics = names.iter().map(|name| topic(&name.replace('_', "."), 1, 1)).collect();
+        let request = ControllerRequest::CreateTopics { topics, validate_only: true };
+        let ControllerReply::CreateTopics(results) = cluster.handle(request) else { panic!("another answer") };
+        let collide = |created: &&CreatedTopic| {
+            created.result.as_ref().is_err_and(|refusal| refusal.error == ErrorCode::InvalidTopicException)
+        };
+        assert_eq!((results.len(), results.iter().filter(collide).count()), (distinct.len(), made));
+
+        let grow = |name: &String| NewPartitions { name: name.clone(), count: 2, assignments: None };
+        let request =
+            ControllerRequest::CreatePartitions { topics: names.iter().map(grow).collect(), validate_only: true };
+        let ControllerReply::CreatePartitions(results) = cluster.handle(request) else { panic!("another answer") };
+        let grown = results.iter().filter(|(_, result)| result.is_ok()).count();
+        assert_eq!((results.len(), grown), (distinct.len(), made));
+
+        let by_name = |name: &String| TopicName { name: Some(name.clone()), ..TopicName::default() };
+        let request = ControllerRequest::DeleteTopics(names.iter().map(by_name).collect());
+        let ControllerReply::DeleteTopics(results) = cluster.handle(request) else { panic!("another answer") };
+        assert_eq!((results.len(), results.iter().filter(|deleted| deleted.result.is_ok()).count()), (MANY, made));
+        assert_eq!(cluster.controller.image().twin("many_names.0"), None, "what is gone has no twin");
+    }
+}
+
+#[test]
+fn many_resources_are_altered_in_linear_time() {
+    for names in many_names() {
+        let mut cluster = Cluster::new(&[]);
+        let distinct = names.iter().collect::<BTreeSet<&String>>().len();
+        let change = ConfigChange {
+            name: "share.record.lock.duration.ms".to_owned(),
+            operation: 0,
+            value: Some("20000".to_owned()),
+        };
+        let resources = names.iter().map(|name| (ConfigResource::Group(name.clone()), vec![change.clone()])).collect();
+        let request = ControllerRequest::IncrementalAlterConfigs { resources, validate_only: false };
+        let ControllerReply::AlterConfigs(results) = cluster.handle(request) else { panic!("another answer") };
+        let altered = results.iter().filter(|(_, result)| result.is_ok()).count();
+        assert_eq!((results.len(), altered), (distinct, if distinct == 1 { 0 } else { MANY }));
+
+        let update = |name: &String| FeatureUpdate { name: name.clone(), level: 1, upgrade_type: 1 };
+        let updates = names.iter().map(update).collect();
+        let request = ControllerRequest::UpdateFeatures { updates, validate_only: false };
+        let ControllerReply::UpdateFeatures(refused) = cluster.handle(request) else { panic!("another answer") };
+        assert_eq!(refused.expect_err("no such feature").error, ErrorCode::InvalidUpdateVersion);
+    }
+    // The same feature at its own level, which is fine but for the second time.
+    let same = FeatureUpdate { name: features::METADATA_VERSION.to_owned(), level: 27, upgrade_type: 1 };
+    let request = ControllerRequest::UpdateFeatures { updates: vec![same; MANY], validate_only: false };
+    let ControllerReply::UpdateFeatures(refused) = Cluster::new(&[]).handle(request) else { panic!("another answer") };
+    assert_eq!(refused.expect_err("each at most once").error, ErrorCode::InvalidRequest);
+}
+
+#[test]
+fn long_lists_are_edited_in_linear_time() {
+    const LIST: &str = "leader.replication.throttled.replicas";
+    let mut cluster = Cluster::new(&[]);
+    cluster.create_one(topic("t", 1, 1)).expect("a topic");
+    let list = |range: std::ops::Range<usize>| range.map(|at| format!("{at}:1")).collect::<Vec<_>>().join(",");
+    let (append, subtract) = (2, 3);
+    // A value may be 256 KiB; what is taken out of it is as long as the request.
+    let most = MANY / 4;
+    for (operation, range, expected) in [
+        (append, 0..most, list(0..most)),
+        (append, most / 2..most + 10, list(0..most + 10)),
+        (subtract, 10..most, format!("{},{}", list(0..10), list(most..most + 10))),
+        (subtract, 0..MANY, String::new()),
+    ] {
+        let change = [(LIST, operation, Some(&*list(range)))];
+        cluster.alter(ConfigResource::Topic("t".to_owned()), &change).expect("a right list");
+        assert_eq!(cluster.topic("t").configs[LIST], expected);
+    }
 }

@@ -3,7 +3,7 @@
 //! Decides on an image alone. Each item of a request succeeds or fails by itself. Messages have the words of
 //! Kafka's `ReplicationControlManager` and `Topic`, for tools show them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Context;
 use super::broker_configs::BrokerValues;
@@ -21,6 +21,8 @@ use crate::protocol::{ErrorCode, Uuid};
 pub const MAX_NAME_BYTES: usize = 249;
 /// Most partitions that one request makes (`ReplicationControlManager.MAX_PARTITIONS_PER_BATCH`).
 pub const MAX_PARTITIONS_PER_REQUEST: usize = 10_000;
+/// What it costs to describe a topic's configs (see [`crate::io::Pace`]).
+const DESCRIBE_COST: usize = 50;
 /// Kafka's own log of metadata; clients may not have a topic of that name.
 const CLUSTER_METADATA: &str = "__cluster_metadata";
 
@@ -44,20 +46,23 @@ pub fn check_name(name: &str) -> Result<(), Refusal> {
     Err(Refusal::new(ErrorCode::InvalidTopicException, format!("Topic name is invalid: {why}")))
 }
 
-pub(super) fn create(context: &mut Context<'_>, topics: &[NewTopic], validate_only: bool) -> Vec<CreatedTopic> {
+pub(super) async fn create(context: &mut Context<'_>, topics: &[NewTopic], validate_only: bool) -> Vec<CreatedTopic> {
     let counts = occurrences(topics.iter().map(|topic| topic.name.as_str()));
     let mut room = MAX_PARTITIONS_PER_REQUEST;
     let mut results = Vec::with_capacity(counts.len());
+    let mut answered = BTreeSet::new();
     for topic in topics {
-        let name = topic.name.clone();
-        let is_first = results.iter().all(|created: &CreatedTopic| created.name != name);
+        context.pace.spend(1).await;
         let result = match counts[topic.name.as_str()] {
             1 => create_one(context, topic, validate_only, &mut room),
             // One answer for all of them.
-            _ if !is_first => continue,
+            _ if !answered.insert(&topic.name) => continue,
             _ => Err(Refusal::new(ErrorCode::InvalidRequest, "Duplicate topic name.")),
         };
-        results.push(CreatedTopic { name, result });
+        if result.is_ok() {
+            context.pace.spend(DESCRIBE_COST).await;
+        }
+        results.push(CreatedTopic { name: topic.name.clone(), result });
     }
     results
 }
@@ -104,10 +109,7 @@ fn check_name_is_free(context: &Context<'_>, name: &str) -> Result<(), Refusal> 
     if context.image.names.contains_key(name) {
         return Err(Refusal::new(ErrorCode::TopicAlreadyExists, format!("Topic '{name}' already exists.")));
     }
-    // Names of metrics have '_' for '.', so such names would share theirs.
-    let flat = name.replace('.', "_");
-    let twin = context.image.names.keys().find(|other| other.len() == name.len() && other.replace('.', "_") == flat);
-    match twin {
+    match context.image.twin(name) {
         Some(twin) => Err(Refusal::new(
             ErrorCode::InvalidTopicException,
             format!("Topic '{name}' collides with existing topic: {twin}"),
@@ -168,12 +170,13 @@ fn push_partitions(context: &mut Context<'_>, topic_id: Uuid, first: usize, repl
     }
 }
 
-pub(super) fn delete(context: &mut Context<'_>, topics: &[TopicName]) -> Vec<DeletedTopic> {
+pub(super) async fn delete(context: &mut Context<'_>, topics: &[TopicName]) -> Vec<DeletedTopic> {
     let names = occurrences(topics.iter().filter_map(|topic| topic.name.as_deref()));
     let ids = occurrences(topics.iter().filter_map(|topic| find(context, topic).ok().map(|(id, _)| id)));
     let enabled = BrokerValues::new(context.settings, context.image).boolean("delete.topic.enable");
     let mut results = Vec::with_capacity(topics.len());
     for topic in topics {
+        context.pace.spend(1).await;
         let found = find(context, topic);
         let is_repeated = topic.name.as_deref().is_some_and(|name| names[name] > 1)
             || found.as_ref().is_ok_and(|(id, _)| ids[id] > 1);
@@ -208,7 +211,7 @@ fn find(context: &Context<'_>, topic: &TopicName) -> Result<(Uuid, String), Refu
     }
 }
 
-pub(super) fn create_partitions(
+pub(super) async fn create_partitions(
     context: &mut Context<'_>,
     topics: &[NewPartitions],
     validate_only: bool,
@@ -216,10 +219,12 @@ pub(super) fn create_partitions(
     let counts = occurrences(topics.iter().map(|topic| topic.name.as_str()));
     let mut room = MAX_PARTITIONS_PER_REQUEST;
     let mut results: Vec<(String, Result<(), Refusal>)> = Vec::with_capacity(counts.len());
+    let mut answered = BTreeSet::new();
     for topic in topics {
+        context.pace.spend(1).await;
         let result = match counts[topic.name.as_str()] {
             1 => grow(context, topic, validate_only, &mut room),
-            _ if results.iter().any(|(name, _)| *name == topic.name) => continue,
+            _ if !answered.insert(&topic.name) => continue,
             _ => Err(Refusal::new(ErrorCode::InvalidRequest, "Duplicate topic name.")),
         };
         results.push((topic.name.clone(), result));

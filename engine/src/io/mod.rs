@@ -11,6 +11,7 @@ pub mod buffer;
 pub mod fault;
 pub mod local;
 pub mod mailbox;
+mod pace;
 mod ring;
 pub mod sim;
 pub mod uring;
@@ -24,6 +25,8 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 
 use buffer::{BLOCK, Buffer};
+
+pub use pace::{BYTES_PER_COST, Pace, TURN};
 
 /// A point of the monotonic clock, in nanoseconds since an origin that only the backend knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -152,6 +155,13 @@ impl Io {
     /// Lets the core's other ready tasks run before this one goes on.
     pub async fn yield_now(&self) {
         backend!(self, Backend, io => io.yield_now().await)
+    }
+
+    /// Tells the simulation what this task does in its turn; see [`Pace`].
+    fn note_work(&self, cost: usize) {
+        if let Backend::Sim(io) = &self.0 {
+            io.note_work(cost);
+        }
     }
 
     /// Completes when the process has been asked to stop (SIGTERM or SIGINT). Waited for on one core.

@@ -14,7 +14,7 @@ use thiserror::Error;
 use crate::controller::image::ApplyError;
 use crate::controller::records::{self, MetadataRecord, RecordError};
 use crate::controller::{Controller, ControllerReply, ControllerRequest, MetadataImage, Refusal, Settings};
-use crate::io::Io;
+use crate::io::{Io, Pace};
 use crate::log::metadata_log::{Batch, MAX_BATCH_BYTES, MetadataLog, MetadataLogError};
 use crate::protocol::ErrorCode;
 
@@ -136,10 +136,11 @@ impl Quorum {
         requests: &mut std::iter::Peekable<std::vec::IntoIter<ControllerRequest>>,
     ) -> Vec<ControllerReply> {
         let io = self.io.clone();
+        let pace = Pace::new(&io);
         let mut draft = Draft::new(&self.controller);
         let mut decided = Vec::new();
         while let Some(request) = requests.peek() {
-            let (records, reply) = draft.controller.handle(request, &mut || io.random_u64());
+            let (records, reply) = draft.controller.handle(request, &mut || io.random_u64(), &pace).await;
             let bytes = records::encode_all(&records);
             if bytes.len() > MAX_BATCH_BYTES {
                 let why = Refusal::new(ErrorCode::PolicyViolation, "The request makes too many changes at once.");

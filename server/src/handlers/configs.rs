@@ -1,10 +1,12 @@
 //! DescribeConfigs, AlterConfigs, IncrementalAlterConfigs and ListConfigResources.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use engine::controller::describe::{ConfigEntry, describe as describe_resource};
 use engine::controller::request::{ConfigChange, ConfigResource, Refusal as Refused};
 use engine::controller::{ControllerReply, ControllerRequest};
+use engine::io::Pace;
 use engine::protocol::messages::describe_configs::{
     DescribeConfigsRequest, DescribeConfigsResource, DescribeConfigsResourceResult, DescribeConfigsResponse,
     DescribeConfigsResult, DescribeConfigsSynonym,
@@ -20,15 +22,20 @@ use crate::authorizer::{Operation, Resource, authorize, sentence};
 use crate::broker::Broker;
 use crate::dispatch::{Answer, Call, Refusal};
 
+/// What it costs to describe a resource (see [`Pace`]).
+const DESCRIBE_COST: usize = 50;
+
 /// Shows configs.
 ///
 /// # Errors
 /// If the request cannot be read.
-pub fn describe(broker: &Broker, call: &Call) -> Result<Answer, Refusal> {
+pub async fn describe(broker: &Broker, call: &Call) -> Result<Answer, Refusal> {
     let request: DescribeConfigsRequest<'_> = call.decode()?;
     let image = broker.image();
+    let pace = Pace::new(broker.io());
     let mut described = Vec::with_capacity(request.resources.len());
     for asked in &request.resources {
+        pace.spend(DESCRIBE_COST + asked.configuration_keys.as_ref().map_or(0, Vec::len)).await;
         let resource = ConfigResource::from_wire(asked.resource_type, asked.resource_name.to_string());
         let allowed = may(broker, call, Operation::DescribeConfigs, &resource);
         described.push(allowed.and_then(|()| describe_resource(&image, broker.settings(), &resource)));
@@ -59,7 +66,8 @@ fn shown<'a>(
     synonyms: bool,
 ) -> Vec<DescribeConfigsResourceResult<'a>> {
     let keys = asked.configuration_keys.as_deref().filter(|keys| !keys.is_empty());
-    let is_asked = |entry: &&ConfigEntry| keys.is_none_or(|keys| keys.iter().any(|key| **key == *entry.name));
+    let keys = keys.map(|keys| keys.iter().map(|key| &**key).collect::<BTreeSet<&str>>());
+    let is_asked = |entry: &&ConfigEntry| keys.as_ref().is_none_or(|keys| keys.contains(&*entry.name));
     entries.iter().filter(is_asked).map(|entry| shown_entry(entry, synonyms)).collect()
 }
 

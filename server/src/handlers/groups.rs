@@ -3,8 +3,10 @@
 //!
 //! A request goes to the coordinator of its group as it is; what versions differ in is put right here.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use engine::coordinator::group::{Client, GroupReply, GroupRequest};
 use engine::coordinator::{self, Kind};
@@ -236,10 +238,13 @@ pub(super) async fn for_each_group<'k, T>(
 /// If the request cannot be read, or the node stops.
 pub async fn list(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
     let request: ListGroupsRequest<'_> = call.decode()?;
-    let names = |filter: &[engine::protocol::Str<'_>]| filter.iter().map(|name| name.to_string()).collect();
+    let names = |filter: &[engine::protocol::Str<'_>]| {
+        Arc::new(filter.iter().map(|name| name.to_ascii_lowercase()).collect::<BTreeSet<String>>())
+    };
+    let (states, types) = (names(&request.states_filter), names(&request.types_filter));
     let partitions = coordinators::partitions(broker, Kind::Group);
     let ask = |id| {
-        let asked = GroupRequest::List { states: names(&request.states_filter), types: names(&request.types_filter) };
+        let asked = GroupRequest::List { states: states.clone(), types: types.clone() };
         coordinators::ask_partition(broker, id, coordinator::Request::Group(asked))
     };
     let asked: Vec<_> = partitions.into_iter().map(ask).collect();

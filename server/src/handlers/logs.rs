@@ -98,9 +98,7 @@ pub async fn describe_dirs(broker: &Rc<Broker>, call: &Call) -> Result<Answer, R
         return call.answer(&DescribeLogDirsResponse { error_code, ..Default::default() });
     }
     let wanted = request.topics.as_ref().map(|topics| {
-        let all = topics
-            .iter()
-            .flat_map(|topic| topic.partitions.iter().map(|partition| (topic.topic.to_string(), *partition)));
+        let all = topics.iter().flat_map(|topic| topic.partitions.iter().map(|partition| (&*topic.topic, *partition)));
         all.collect::<BTreeSet<_>>()
     });
     let sizes: Vec<_> = (0..broker.core.shards()).map(|shard| broker.core.request(shard, Request::LogSizes)).collect();
@@ -110,7 +108,7 @@ pub async fn describe_dirs(broker: &Rc<Broker>, call: &Call) -> Result<Answer, R
         let Some(Reply::LogSizes(sizes)) = sizes.await else { return Err(Refusal::Stopping) };
         for (id, size) in sizes {
             let Some(topic) = image.topics.get(&id.topic_id) else { continue };
-            let is_wanted = |wanted: &BTreeSet<_>| wanted.contains(&(topic.name.clone(), id.partition));
+            let is_wanted = |wanted: &BTreeSet<_>| wanted.contains(&(topic.name.as_str(), id.partition));
             if wanted.as_ref().is_none_or(is_wanted) {
                 by_topic.entry(&topic.name).or_default().push(described(id, size));
             }

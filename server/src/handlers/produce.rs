@@ -3,7 +3,7 @@
 //! [`start`] has sent every batch to its shard when it returns, so that the order of a connection's requests
 //! is the order in which they enter their partitions. What is in a batch is for the shard to check.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
@@ -138,11 +138,11 @@ struct Checks<'b> {
     image: std::sync::Arc<engine::controller::image::MetadataImage>,
     whole: Result<(), ErrorCode>,
     may_write_internal: bool,
-    duplicates: BTreeSet<(Uuid, String, i32)>,
+    duplicates: BTreeSet<(Uuid, &'b str, i32)>,
 }
 
 impl<'b> Checks<'b> {
-    fn new(broker: &'b Broker, call: &'b Call, request: &ProduceRequest<'_>) -> Checks<'b> {
+    fn new(broker: &'b Broker, call: &'b Call, request: &'b ProduceRequest<'_>) -> Checks<'b> {
         Checks {
             broker,
             call,
@@ -166,8 +166,7 @@ impl<'b> Checks<'b> {
         if route::is_internal(&found.name) && !self.may_write_internal {
             return Err(ErrorCode::InvalidTopicException);
         }
-        if !self.duplicates.is_empty() && self.duplicates.contains(&(topic.topic_id, topic.name.to_string(), partition))
-        {
+        if self.duplicates.contains(&(topic.topic_id, &*topic.name, partition)) {
             return Err(ErrorCode::InvalidRequest);
         }
         route::find_partition(self.broker, found, partition)
@@ -180,7 +179,7 @@ async fn verify(
     transactional_id: &str,
     version: i16,
     parts: &mut Vec<(usize, ProducePart)>,
-) -> Result<Vec<(usize, ErrorCode)>, Refusal> {
+) -> Result<BTreeMap<usize, ErrorCode>, Refusal> {
     let operation = match version {
         ADDS_PARTITIONS.. => verification::Operation::Add,
         KNOWS_ABORTABLE => verification::Operation::VerifyAbortable,
@@ -193,7 +192,7 @@ async fn verify(
     };
     let (places, wanted): (Vec<usize>, Vec<Wanted>) = parts.iter().enumerate().filter_map(wanted).unzip();
     if wanted.is_empty() {
-        return Ok(Vec::new());
+        return Ok(BTreeMap::new());
     }
     // A request is one producer's.
     let mixed = wanted.iter().any(|other| other.producer != wanted[0].producer);
@@ -201,13 +200,15 @@ async fn verify(
         true => vec![Err(ErrorCode::InvalidProducerIdMapping); wanted.len()],
         false => verification::verify(broker, transactional_id, operation, &wanted).await?,
     };
-    let mut refused = Vec::new();
-    for (place, verified) in places.into_iter().zip(verified).rev() {
+    let mut refused = BTreeMap::new();
+    for (place, verified) in places.into_iter().zip(verified) {
+        let (of_request, part) = &mut parts[place];
         match verified {
-            Ok(guard) => parts[place].1.guard = guard,
-            Err(error) => refused.push((parts.remove(place).0, error)),
+            Ok(guard) => part.guard = guard,
+            Err(error) => drop(refused.insert(*of_request, error)),
         }
     }
+    parts.retain(|(of_request, _)| !refused.contains_key(of_request));
     Ok(refused)
 }
 
@@ -237,7 +238,7 @@ fn is_transactional(records: &[u8]) -> bool {
 }
 
 /// Partitions that the request names more than once. Of their batches none can be said to come first.
-fn duplicates(request: &ProduceRequest<'_>) -> BTreeSet<(Uuid, String, i32)> {
+fn duplicates<'r>(request: &'r ProduceRequest<'_>) -> BTreeSet<(Uuid, &'r str, i32)> {
     let one = matches!(&request.topic_data[..], [topic] if topic.partition_data.len() == 1);
     let mut seen = BTreeSet::new();
     if one {
@@ -246,8 +247,8 @@ fn duplicates(request: &ProduceRequest<'_>) -> BTreeSet<(Uuid, String, i32)> {
     let mut twice = BTreeSet::new();
     for topic in &request.topic_data {
         for data in &topic.partition_data {
-            let key = (topic.topic_id, topic.name.to_string(), data.index);
-            if !seen.insert(key.clone()) {
+            let key = (topic.topic_id, &*topic.name, data.index);
+            if !seen.insert(key) {
                 twice.insert(key);
             }
         }

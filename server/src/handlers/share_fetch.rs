@@ -400,25 +400,25 @@ impl<'a> Gathering<'a> {
             .collect();
         let included = self.broker.share_sessions.borrow_mut().told(self.session, epoch, &of_answer);
         let mut leaders = Leaders::new(self.broker);
-        let mut topics: Vec<ShareFetchableTopicResponse<'a>> = Vec::new();
-        let mut acknowledged: Vec<&Result1> = acknowledged.iter().collect();
+        let mut topics = ByTopic::new();
+        let mut acknowledged = Results::new(acknowledged);
         for (part, _) in shown.into_iter().zip(included).filter(|(_, included)| *included) {
             let mut data = partition_data(part, &mut leaders);
-            if let Some(at) = acknowledged.iter().position(|(key, _)| *key == part.key) {
-                data.acknowledge_error_code = code(&acknowledged.remove(at).1);
+            if let Some(result) = acknowledged.take(part.key) {
+                data.acknowledge_error_code = code(result);
             }
-            topic(&mut topics, part.key.0).partitions.push(data);
+            topics.add(part.key.0, data);
         }
-        for (key, result) in acknowledged {
-            topic(&mut topics, key.0).partitions.push(share_fetch::PartitionData {
-                partition_index: key.1,
-                acknowledge_error_code: code(result),
-                ..Default::default()
-            });
+        for (key, result) in acknowledged.left() {
+            let acknowledge_error_code = code(result);
+            let data =
+                share_fetch::PartitionData { partition_index: key.1, acknowledge_error_code, ..Default::default() };
+            topics.add(key.0, data);
         }
+        let response = |(topic_id, partitions)| ShareFetchableTopicResponse { topic_id, partitions };
         ShareFetchResponse {
             acquisition_lock_timeout_ms: self.lock_ms,
-            responses: topics,
+            responses: topics.topics.into_iter().map(response).collect(),
             node_endpoints: leaders.share_fetch_endpoints(),
             ..Default::default()
         }
@@ -429,16 +429,51 @@ fn code(result: &Result<(), ShareRefused>) -> i16 {
     result.err().map_or(0, |ShareRefused(error, _)| error.code())
 }
 
-fn topic<'t, 'a>(
-    topics: &'t mut Vec<ShareFetchableTopicResponse<'a>>,
-    id: Uuid,
-) -> &'t mut ShareFetchableTopicResponse<'a> {
-    let at = topics.iter().position(|topic| topic.topic_id == id);
-    let at = at.unwrap_or_else(|| {
-        topics.push(ShareFetchableTopicResponse { topic_id: id, ..Default::default() });
-        topics.len() - 1
-    });
-    &mut topics[at]
+/// The parts of an answer by topic, topics in the order in which they came first.
+struct ByTopic<T> {
+    topics: Vec<(Uuid, Vec<T>)>,
+    places: BTreeMap<Uuid, usize>,
+}
+
+impl<T> ByTopic<T> {
+    fn new() -> ByTopic<T> {
+        ByTopic { topics: Vec::new(), places: BTreeMap::new() }
+    }
+
+    fn add(&mut self, topic: Uuid, part: T) {
+        let place = *self.places.entry(topic).or_insert(self.topics.len());
+        if place == self.topics.len() {
+            self.topics.push((topic, Vec::new()));
+        }
+        self.topics[place].1.push(part);
+    }
+}
+
+/// Results of acknowledgements that have not been told yet, in the request's order.
+struct Results<'r> {
+    all: Vec<Option<&'r Result1>>,
+    /// The places of each partition's, the first one last.
+    places: BTreeMap<Key, Vec<usize>>,
+}
+
+impl<'r> Results<'r> {
+    fn new(results: &'r [Result1]) -> Results<'r> {
+        let mut places: BTreeMap<Key, Vec<usize>> = BTreeMap::new();
+        for (place, (key, _)) in results.iter().enumerate().rev() {
+            places.entry(*key).or_default().push(place);
+        }
+        Results { all: results.iter().map(Some).collect(), places }
+    }
+
+    /// The first of the partition's that is left.
+    fn take(&mut self, key: Key) -> Option<&'r Result<(), ShareRefused>> {
+        let place = self.places.get_mut(&key)?.pop()?;
+        self.all[place].take().map(|(_, result)| result)
+    }
+
+    fn left(&self) -> impl Iterator<Item = &'r Result1> {
+        self.all.iter().flatten().copied()
+    }
 }
 
 fn partition_data(part: &mut Part, leaders: &mut Leaders<'_>) -> share_fetch::PartitionData<'static> {
@@ -500,7 +535,7 @@ pub async fn acknowledge(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Ref
         close(broker, &session);
     }
     let mut leaders = Leaders::new(broker);
-    let mut responses: Vec<ShareAcknowledgeTopicResponse<'_>> = Vec::new();
+    let mut topics = ByTopic::new();
     for (key, result) in results {
         let mut data = share_acknowledge::PartitionData { partition_index: key.1, ..Default::default() };
         if let Err(ShareRefused(error, why)) = result {
@@ -513,11 +548,10 @@ pub async fn acknowledge(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Ref
                 data.current_leader = share_acknowledge::LeaderIdAndEpoch { leader_id, leader_epoch };
             }
         }
-        match responses.iter_mut().find(|topic| topic.topic_id == key.0) {
-            Some(topic) => topic.partitions.push(data),
-            None => responses.push(ShareAcknowledgeTopicResponse { topic_id: key.0, partitions: vec![data] }),
-        }
+        topics.add(key.0, data);
     }
+    let response = |(topic_id, partitions)| ShareAcknowledgeTopicResponse { topic_id, partitions };
+    let responses = topics.topics.into_iter().map(response).collect();
     let node_endpoints = leaders.share_acknowledge_endpoints();
     call.answer(&ShareAcknowledgeResponse { responses, node_endpoints, ..Default::default() })
 }

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use engine::controller::MetadataImage;
 use engine::coordinator::group::{GroupReply, GroupRequest};
@@ -155,15 +156,14 @@ async fn add_to_one<'t>(
         () => None,
     };
     let allowed = if add.from_client { may_write(broker, call, add.id) } else { Ok(()) };
-    let (mut whole, mut single) = (ErrorCode::None, BTreeMap::new());
+    let (mut whole, mut single) = (ErrorCode::None, Vec::new());
     if let Err(error) = allowed {
         whole = error;
     } else if add.id.is_empty() {
         whole = ErrorCode::InvalidRequest;
     } else if named().any(|(topic, index)| refuse(topic, index).is_some()) {
         whole = ErrorCode::OperationNotAttempted;
-        let refused = named().filter_map(|(topic, index)| Some(((topic.to_owned(), index), refuse(topic, index)?)));
-        single = refused.collect();
+        single = named().map(|(topic, index)| refuse(topic, index)).collect();
     } else {
         let mut partitions = Partitions::new();
         for (topic, index) in named() {
@@ -178,22 +178,22 @@ async fn add_to_one<'t>(
         };
         match verification::ask(broker, add.id, request).await? {
             Ok(TransactionReply::Partitions(results)) => {
-                single = results.into_iter().map(|(topic, index, error)| ((topic, index), error)).collect();
+                let found: BTreeMap<(&str, i32), ErrorCode> =
+                    results.iter().map(|(topic, index, error)| ((topic.as_str(), *index), *error)).collect();
+                single = named().map(|named| found.get(&named).copied()).collect();
             }
             Ok(other) => unreachable!("not the answer to this question: {other:?}"),
             Err(error) => whole = fenced_as(error, told_apart),
         }
     }
-    let result = |topic: &str, index: i32| single.get(&(topic.to_owned(), index)).copied().unwrap_or(whole);
+    let mut single = single.into_iter();
+    let mut result = || single.next().flatten().unwrap_or(whole).code();
     let topic_result = |topic: &AddPartitionsToTxnTopic<'t>| AddPartitionsToTxnTopicResult {
         name: topic.name.clone(),
         results_by_partition: topic
             .partitions
             .iter()
-            .map(|index| AddPartitionsToTxnPartitionResult {
-                partition_index: *index,
-                partition_error_code: result(&topic.name, *index).code(),
-            })
+            .map(|index| AddPartitionsToTxnPartitionResult { partition_index: *index, partition_error_code: result() })
             .collect(),
     };
     Ok(topics.iter().map(topic_result).collect())
@@ -563,12 +563,13 @@ pub async fn list(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
             return call.answer(&ListTransactionsResponse { error_code, ..Default::default() });
         }
     };
+    let (states, producer_ids) = (Arc::new(states), Arc::new(request.producer_id_filters.iter().copied().collect()));
     let asked: Vec<_> = coordinators::partitions(broker, Kind::Transaction)
         .into_iter()
         .map(|id| {
             let list = TransactionRequest::List {
                 states: states.clone(),
-                producer_ids: request.producer_id_filters.iter().copied().collect(),
+                producer_ids: Arc::clone(&producer_ids),
                 older_than_ms: request.duration_filter,
             };
             coordinators::ask_partition(broker, id, coordinator::Request::Transaction(list))

@@ -1,5 +1,7 @@
 //! Groups as a whole: described, listed, deleted.
 
+use std::collections::BTreeSet;
+
 use super::{Group, GroupCoordinator, Turn, classic};
 use crate::coordinator::{Context, Step};
 use crate::protocol::ErrorCode;
@@ -37,9 +39,9 @@ impl GroupCoordinator {
         }
     }
 
-    pub(super) fn list(&self, states: &[String], types: &[String]) -> Vec<ListedGroup<'static>> {
+    pub(super) fn list(&self, states: &BTreeSet<String>, types: &BTreeSet<String>) -> Vec<ListedGroup<'static>> {
         let is_wanted =
-            |wanted: &[String], name: &str| wanted.is_empty() || wanted.iter().any(|w| w.eq_ignore_ascii_case(name));
+            |wanted: &BTreeSet<String>, name: &str| wanted.is_empty() || wanted.contains(&name.to_ascii_lowercase());
         let listed = self.groups.iter().map(|(id, group)| match group {
             Group::Classic(group) => ListedGroup {
                 group_id: id.clone().into(),

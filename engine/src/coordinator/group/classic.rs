@@ -348,9 +348,9 @@ impl ClassicGroup {
         if self.state == State::Empty {
             return !protocol_type.is_empty() && !protocols.is_empty();
         }
-        let by_all =
-            |name: &str| self.members.values().all(|member| member.protocols.iter().any(|(own, _)| own == name));
-        self.protocol_type.as_deref() == Some(protocol_type) && protocols.iter().any(|protocol| by_all(&protocol.name))
+        let of_all = common_protocols(self.members.values().map(|member| &member.protocols[..]));
+        self.protocol_type.as_deref() == Some(protocol_type)
+            && protocols.iter().any(|protocol| is_in(&of_all, &protocol.name))
     }
 
     fn rebalance_timeout_ms(&self) -> u64 {
@@ -739,6 +739,20 @@ impl ClassicGroup {
     pub fn tombstone(&self) -> Record {
         Record { key: group_key(&self.id), value: None }
     }
+}
+
+/// The names of the protocols that all of these members support; `None`, which stands for all names, without members.
+pub(super) fn common_protocols<'m>(members: impl Iterator<Item = &'m [(String, Bytes)]>) -> Option<BTreeSet<&'m str>> {
+    let names = members.map(|protocols| protocols.iter().map(|(name, _)| name.as_str()).collect::<BTreeSet<&str>>());
+    names.reduce(|mut common, other| {
+        common.retain(|name| other.contains(name));
+        common
+    })
+}
+
+/// Whether a name is among [`common_protocols`].
+pub(super) fn is_in(common: &Option<BTreeSet<&str>>, name: &str) -> bool {
+    common.as_ref().is_none_or(|common| common.contains(name))
 }
 
 fn group_key(group: &str) -> Bytes {

@@ -122,10 +122,10 @@ pub enum GroupRequest {
     Describe(Vec<String>),
     /// All groups are listed that are in one of these states and of one of these types; none named: any.
     List {
-        /// States, in any case.
-        states: Vec<String>,
-        /// Types, in any case.
-        types: Vec<String>,
+        /// States, in lower case.
+        states: Arc<BTreeSet<String>>,
+        /// Types, in lower case.
+        types: Arc<BTreeSet<String>>,
     },
     /// Groups are deleted, in this order.
     Delete(Vec<String>),

@@ -141,7 +141,7 @@ impl Bench {
     }
 
     pub(super) fn listed(&mut self) -> Vec<(String, String, String)> {
-        match self.ask(GroupRequest::List { states: Vec::new(), types: Vec::new() }) {
+        match self.ask(GroupRequest::List { states: Arc::default(), types: Arc::default() }) {
             Reply::Group(GroupReply::List(groups)) => groups
                 .into_iter()
                 .map(|group| {

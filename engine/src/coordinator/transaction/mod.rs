@@ -10,6 +10,7 @@ pub mod state;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::{Context, Markers, Producer, Reply, Step, Ticket};
 use crate::limits::TRANSACTIONAL_IDS_PER_COORDINATOR;
@@ -95,9 +96,9 @@ pub enum TransactionRequest {
     /// All ids that pass the filters; answered by [`TransactionReply::Listed`].
     List {
         /// Only in these states; all if empty.
-        states: BTreeSet<State>,
+        states: Arc<BTreeSet<State>>,
         /// Only of these producers; all if empty.
-        producer_ids: BTreeSet<i64>,
+        producer_ids: Arc<BTreeSet<i64>>,
         /// Only with transactions older than this; all if negative.
         older_than_ms: i64,
     },

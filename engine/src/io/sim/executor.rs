@@ -144,6 +144,9 @@ pub(super) struct Sim {
     sequence: Cell<u64>,
     steps: Cell<u64>,
     trace: Cell<u64>,
+    /// What the task that is polled says that it has done in this poll, and the most that one has.
+    turn: Cell<usize>,
+    longest_turn: Cell<usize>,
     events: RefCell<BinaryHeap<Reverse<Scheduled>>>,
     tasks: RefCell<Tasks>,
     pub(super) signals: SharedSignals,
@@ -171,6 +174,8 @@ impl Sim {
             sequence: Cell::new(0),
             steps: Cell::new(0),
             trace: Cell::new(seed),
+            turn: Cell::new(0),
+            longest_turn: Cell::new(0),
             events: RefCell::default(),
             tasks: RefCell::default(),
             signals: SharedSignals::default(),
@@ -197,6 +202,15 @@ impl Sim {
 
     pub(super) fn trace_hash(&self) -> u64 {
         self.trace.get()
+    }
+
+    pub(super) fn note_work(&self, cost: usize) {
+        self.turn.set(self.turn.get() + cost);
+        self.longest_turn.set(self.longest_turn.get().max(self.turn.get()));
+    }
+
+    pub(super) fn longest_turn(&self) -> usize {
+        self.longest_turn.get()
     }
 
     /// Folds one happening into the trace.
@@ -337,6 +351,7 @@ impl Sim {
         let Some((mut future, waker)) = self.take_task(key) else { return };
         let cost = self.order.borrow_mut().below(1000);
         self.now.set(self.now.get() + cost);
+        self.turn.set(0);
         self.note(2, u64::from(key.slot), u64::from(key.generation));
         let finished = future.as_mut().poll(&mut Context::from_waker(&waker)) == Poll::Ready(());
         if finished {

@@ -191,6 +191,11 @@ impl World {
         self.0.steps()
     }
 
+    /// The most that one poll of a task has done, as a [`super::Pace`] counts it.
+    pub fn longest_turn(&self) -> usize {
+        self.0.longest_turn()
+    }
+
     /// A hash of all that has happened, in its order and at its times.
     pub fn trace_hash(&self) -> u64 {
         self.0.trace_hash()
@@ -367,6 +372,11 @@ impl SimIo {
     /// See [`Io::spawn`].
     pub fn spawn(&self, _class: Class, future: impl Future<Output = ()> + 'static) {
         self.sim.spawn(self.node, self.incarnation, false, Box::pin(future));
+    }
+
+    /// Counts what the task that runs does before it lets others run.
+    pub(super) fn note_work(&self, cost: usize) {
+        self.sim.note_work(cost);
     }
 
     /// See [`Io::yield_now`].

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     ClassicGroup, JoinDeadline, Member, NEEDS_KNOWN_MEMBER, NEW_MEMBER_JOIN_TIMEOUT_MS, SKIPS_ASSIGNMENT, State,
-    millis, protocols_of, rebalance_timeout, refuse_join, refuse_sync,
+    common_protocols, is_in, millis, protocols_of, rebalance_timeout, refuse_join, refuse_sync,
 };
 use crate::coordinator::Ticket;
 use crate::coordinator::group::{Client, GroupReply, Turn};
@@ -302,11 +302,10 @@ impl ClassicGroup {
 
     /// Each member votes for the first of its protocols that all support; most votes win.
     pub(super) fn select_protocol(&self) -> Option<String> {
-        let by_all =
-            |name: &str| self.members.values().all(|member| member.protocols.iter().any(|(own, _)| own == name));
+        let of_all = common_protocols(self.members.values().map(|member| &member.protocols[..]));
         let mut votes: BTreeMap<&str, usize> = BTreeMap::new();
         for member in self.members.values() {
-            if let Some((name, _)) = member.protocols.iter().find(|(name, _)| by_all(name)) {
+            if let Some((name, _)) = member.protocols.iter().find(|(name, _)| is_in(&of_all, name)) {
                 *votes.entry(name).or_default() += 1;
             }
         }

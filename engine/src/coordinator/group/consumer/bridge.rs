@@ -94,9 +94,10 @@ impl ConsumerGroup {
 
     /// Whether the classic members have a protocol in common with the one that joins.
     fn supports(&self, request: &JoinGroupRequest<'_>) -> bool {
-        let classic: Vec<_> = self.members.values().filter_map(|member| member.metadata.classic.as_ref()).collect();
-        let by_all = |name: &str| classic.iter().all(|member| member.protocols.iter().any(|(own, _)| own == name));
-        request.protocol_type == CONSUMER && request.protocols.iter().any(|protocol| by_all(&protocol.name))
+        let classic = self.members.values().filter_map(|member| member.metadata.classic.as_ref());
+        let of_all = classic::common_protocols(classic.map(|member| &member.protocols[..]));
+        request.protocol_type == CONSUMER
+            && request.protocols.iter().any(|protocol| classic::is_in(&of_all, &protocol.name))
     }
 
     fn place_classic(&self, id: &str, is_unknown: bool, instance_id: Option<&str>) -> Result<Place, Failure> {

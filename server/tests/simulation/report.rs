@@ -126,8 +126,16 @@ impl Report {
 
     /// Whether the workload's seeds meet the class.
     fn expects(&self, class: FaultClass) -> bool {
-        let damage = [FaultClass::BitFlip, FaultClass::LostWrite, FaultClass::MisdirectedWrite];
-        self.kind.damages || !damage.contains(&class)
+        match class {
+            FaultClass::BitFlip | FaultClass::LostWrite | FaultClass::MisdirectedWrite => self.kind.damages,
+            // Of the scripted lives alone.
+            FaultClass::Planned => false,
+            // Not drawn yet.
+            FaultClass::NoDescriptors | FaultClass::NoMemory => false,
+            FaultClass::Unreadable | FaultClass::UnreadableRead => false,
+            FaultClass::LostFile | FaultClass::ShortenedFile => false,
+            _ => true,
+        }
     }
 
     /// What must not be.

@@ -85,6 +85,10 @@ pub(super) struct Disk {
     capacity: u64,
     used: u64,
     sweep_at: usize,
+    /// How many operations there have been.
+    pub(super) operations: u64,
+    /// Which of them fail, and with what.
+    pub(super) planned: Option<(Range<u64>, i32)>,
     pub(super) random: Random,
 }
 
@@ -103,6 +107,8 @@ impl Disk {
             capacity: 1 << 40,
             used: 0,
             sweep_at: SWEEP_SLACK,
+            operations: 0,
+            planned: None,
             random,
         }
     }
@@ -119,6 +125,17 @@ impl Disk {
 
     pub(super) fn set_capacity(&mut self, bytes: u64) {
         self.capacity = bytes;
+    }
+
+    pub(super) fn used(&self) -> u64 {
+        self.used
+    }
+
+    /// Counts one more operation; the error that was planned for it.
+    pub(super) fn count_operation(&mut self) -> Option<i32> {
+        let number = self.operations;
+        self.operations += 1;
+        self.planned.as_ref().filter(|(numbers, _)| numbers.contains(&number)).map(|(_, code)| *code)
     }
 
     /// (total, available) bytes.
@@ -475,14 +492,14 @@ impl Disk {
 
     // Crashes and damage.
 
-    /// The power fails: each unflushed sector, name and length is kept or lost by itself. Whoever had files
-    /// open is gone.
-    pub(super) fn lose_power(&mut self, coverage: &mut Coverage) {
-        self.lose_names(coverage);
+    /// The power fails: each unflushed sector, name and length is kept or lost by itself; all are lost if it is a
+    /// `total` loss. Whoever had files open is gone.
+    pub(super) fn lose_power(&mut self, total: bool, coverage: &mut Coverage) {
+        self.lose_names(total, coverage);
         let Disk { nodes, random, .. } = self;
         self.used = 0;
         // In some crashes everything unflushed is lost, in some nothing, in most some.
-        let survival = [0.0, 0.5, 0.5, 0.9, 1.0][random.below(5) as usize];
+        let survival = if total { None } else { Some([0.0, 0.5, 0.5, 0.9, 1.0][random.below(5) as usize]) };
         for node in nodes.values_mut() {
             if let Kind::File(file) = &mut node.kind {
                 file.lose_power(survival, random, coverage);
@@ -500,13 +517,13 @@ impl Disk {
         self.nodes.get(&inode).map(|node| node.lock.clone())
     }
 
-    fn lose_names(&mut self, coverage: &mut Coverage) {
+    fn lose_names(&mut self, total: bool, coverage: &mut Coverage) {
         let pending = std::mem::take(&mut self.pending);
         // A journaling file system keeps a prefix of its changes; POSIX promises not even that.
         let in_order = self.random.coin();
         let kept = self.random.between(0, pending.len() as u64) as usize;
         for (index, Pending { change, .. }) in pending.into_iter().enumerate() {
-            let survives = if in_order { index < kept } else { self.random.coin() };
+            let survives = !total && if in_order { index < kept } else { self.random.coin() };
             if survives {
                 self.apply_to_medium(change);
             } else {
@@ -556,6 +573,50 @@ impl Disk {
         content[byte] ^= 1 << random.below(8);
         page.damage |= 1 << (byte / SECTOR);
         Some(index * PAGE as u64 + (byte / SECTOR * SECTOR) as u64)
+    }
+
+    /// Whether these bytes cannot be read.
+    pub(super) fn is_unreadable(&self, inode: Inode, position: u64, len: usize) -> bool {
+        self.file(inode).is_unreadable(position, len)
+    }
+
+    /// Whether these bytes cannot be written; if they can, they can be read from now on.
+    pub(super) fn is_dead(&mut self, inode: Inode, position: u64, len: usize) -> bool {
+        self.file_mut(inode).is_dead(position, len)
+    }
+
+    /// Makes whole sectors unreadable: until they are written, or for good. They are damage.
+    pub(super) fn make_unreadable(&mut self, inode: Inode, range: Range<u64>, for_good: bool) {
+        self.mark_damaged(inode, range.clone());
+        let sectors = range.start / SECTOR as u64..range.end.div_ceil(SECTOR as u64);
+        self.file_mut(inode).unreadable.extend(sectors.map(|sector| (sector, for_good)));
+    }
+
+    /// Up to eight sectors in a row, somewhere in what the file holds; where the first is.
+    pub(super) fn spoil_sectors(&mut self, inode: Inode) -> Option<u64> {
+        let sectors = self.file(inode).medium_len.min(self.file(inode).len) / SECTOR as u64;
+        if sectors == 0 {
+            return None;
+        }
+        let first = self.random.below(sectors);
+        let end = (first + self.random.between(1, 8)).min(sectors);
+        let for_good = self.random.coin();
+        self.make_unreadable(inode, first * SECTOR as u64..end * SECTOR as u64, for_good);
+        Some(first * SECTOR as u64)
+    }
+
+    /// Takes a file away, on the medium as well: what a repair of the file system may do.
+    pub(super) fn lose_file(&mut self, path: &Path) -> io::Result<()> {
+        self.remove(path, false)?;
+        self.sync_dir(path.parent().unwrap_or(Path::new("/")), u64::MAX)
+    }
+
+    /// Cuts a file, on the medium as well.
+    pub(super) fn shorten_file(&mut self, path: &Path, len: u64) -> io::Result<()> {
+        let inode = self.resolve(path)?;
+        self.truncate(inode, len);
+        self.sync(inode, u64::MAX);
+        Ok(())
     }
 
     fn mark_damaged(&mut self, inode: Inode, range: Range<u64>) {

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use super::disk::Disk;
+use super::disk::{Disk, Inode};
 use super::faults::{Coverage, FaultClass, Faults};
 use super::files::DiskOperation;
 use super::net::Net;
@@ -406,7 +406,8 @@ impl Sim {
         {
             let mut machines = self.machines.borrow_mut();
             let machine = &mut machines[node];
-            if !machine.running && crash != Some(CrashKind::PowerLoss) {
+            let loses_power = matches!(crash, Some(CrashKind::PowerLoss | CrashKind::TotalPowerLoss));
+            if !machine.running && !loses_power {
                 return;
             }
             machine.running = false;
@@ -415,10 +416,10 @@ impl Sim {
         match crash {
             None => {}
             Some(CrashKind::Kill) => self.count(FaultClass::Kill),
-            Some(CrashKind::PowerLoss) => self.count(FaultClass::PowerLoss),
+            Some(CrashKind::PowerLoss | CrashKind::TotalPowerLoss) => self.count(FaultClass::PowerLoss),
         }
         self.note(4, node as u64, crash.map_or(0, |kind| kind as u64 + 1));
-        self.drop_connections(node, crash == Some(CrashKind::PowerLoss));
+        self.drop_connections(node, matches!(crash, Some(CrashKind::PowerLoss | CrashKind::TotalPowerLoss)));
         self.drop_tasks(node);
         self.settle_operations(node, crash);
     }
@@ -489,7 +490,7 @@ impl Sim {
     /// Looks at the periodic fault classes, if any is on, now and then.
     pub(super) fn start_mischief(&self) {
         let faults = self.faults.borrow();
-        let any = faults.bit_flip + faults.partition + faults.clock_jump > 0.0;
+        let any = faults.bit_flip + faults.unreadable + faults.partition + faults.clock_jump > 0.0;
         if any && !self.mischief_scheduled.replace(true) {
             let mean = Faults::MISCHIEF_INTERVAL.as_nanos() as u64;
             let delay = self.chance.borrow_mut().between(mean / 2, mean * 3 / 2);
@@ -504,6 +505,9 @@ impl Sim {
             if self.chance.borrow_mut().chance(faults.bit_flip) {
                 self.flip_bit_somewhere(node, &faults);
             }
+            if self.chance.borrow_mut().chance(faults.unreadable) {
+                self.spoil_sectors_somewhere(node, &faults);
+            }
             if self.chance.borrow_mut().chance(faults.clock_jump) {
                 self.jump_clock(node);
             }
@@ -515,15 +519,17 @@ impl Sim {
 
     fn flip_bit_somewhere(&self, node: usize, faults: &Faults) {
         let disk = &mut self.disks.borrow_mut()[node];
-        let files: Vec<_> =
-            disk.files().into_iter().filter(|(_, path, len)| *len > 0 && faults.may_damage(path)).collect();
-        if files.is_empty() {
-            return;
-        }
-        let chosen = disk.random.below(files.len() as u64) as usize;
-        if let Some(position) = disk.flip_bit(files[chosen].0) {
+        if let Some(position) = some_file(disk, faults).and_then(|inode| disk.flip_bit(inode)) {
             self.count(FaultClass::BitFlip);
             self.note(6, node as u64, position);
+        }
+    }
+
+    fn spoil_sectors_somewhere(&self, node: usize, faults: &Faults) {
+        let disk = &mut self.disks.borrow_mut()[node];
+        if let Some(position) = some_file(disk, faults).and_then(|inode| disk.spoil_sectors(inode)) {
+            self.count(FaultClass::Unreadable);
+            self.note(10, node as u64, position);
         }
     }
 
@@ -576,6 +582,16 @@ impl Sim {
         let operations = std::mem::take(&mut *self.operations.borrow_mut());
         drop((events, operations));
     }
+}
+
+/// A file that is not empty and may be damaged.
+fn some_file(disk: &mut Disk, faults: &Faults) -> Option<Inode> {
+    let files: Vec<_> = disk.files().into_iter().filter(|(_, path, len)| *len > 0 && faults.may_damage(path)).collect();
+    if files.is_empty() {
+        return None;
+    }
+    let chosen = disk.random.below(files.len() as u64) as usize;
+    Some(files[chosen].0)
 }
 
 pub(super) fn address_of(node: NodeId) -> IpAddr {

@@ -30,8 +30,18 @@ pub struct Faults {
     pub sync_error: f64,
     /// A write or flush ends with ECANCELED and has done nothing.
     pub canceled: f64,
-    /// A write or allocation that grows a file fails with ENOSPC (besides the disk's real bound).
+    /// A write or allocation that grows a file, a new name or a renaming fails with ENOSPC (besides the disk's real
+    /// bound).
     pub no_space: f64,
+    /// An operation that needs a descriptor (an open, the listing or the flush of a directory) fails with EMFILE or
+    /// ENFILE.
+    pub no_descriptors: f64,
+    /// An operation ends with ENOMEM and has done nothing. Flushes and durable writes do not: after such an error
+    /// of theirs nobody knows what is on the medium, so they are for [`super::World::fail_operations`].
+    pub no_memory: f64,
+    /// A few sectors cannot be read any more; until they are written, or for good. Per node and
+    /// [`Faults::MISCHIEF_INTERVAL`].
+    pub unreadable: f64,
     /// A disk operation takes 20 to 1000 times as long as usual.
     pub slow_disk: f64,
     /// A disk operation stalls for 1 to 10 s.
@@ -77,6 +87,9 @@ impl Faults {
             sync_error: 0.0,
             canceled: 0.0,
             no_space: 0.0,
+            no_descriptors: 0.0,
+            no_memory: 0.0,
+            unreadable: 0.0,
             slow_disk: 0.0,
             stall: 0.0,
             lost_write: 0.0,
@@ -95,7 +108,8 @@ impl Faults {
     }
 
     /// Switches each class on for about half of the seeds, at a rate drawn from the seed.
-    /// `damage` allows the classes that the ledger excuses: lost and misdirected writes, flips.
+    /// `damage` allows the classes that the ledger excuses: lost and misdirected writes, flips. Lacks of descriptors and
+    /// of memory and lasting EIO are for the caller to add.
     pub fn swarm(seed: u64, damage: bool) -> Faults {
         let mut random = Random::stream(seed, 0x5357_4152_4d21);
         let network_delay_max = Duration::from_millis(1 + random.below(200));
@@ -113,6 +127,9 @@ impl Faults {
             sync_error: draw(0.002),
             canceled: draw(0.0005),
             no_space: draw(0.0005),
+            no_descriptors: 0.0,
+            no_memory: 0.0,
+            unreadable: 0.0,
             slow_disk: draw(0.02),
             stall: draw(0.001),
             lost_write: draw(0.0005),
@@ -155,6 +172,13 @@ pub enum FaultClass {
     SyncErrorDropped,
     Canceled,
     NoSpace,
+    NoDescriptors,
+    NoMemory,
+    Unreadable,
+    UnreadableRead,
+    LostFile,
+    ShortenedFile,
+    Planned,
     SlowDisk,
     Stall,
     LostWrite,
@@ -177,7 +201,7 @@ pub enum FaultClass {
     LostLength,
 }
 
-const CLASSES: [FaultClass; 29] = [
+const CLASSES: [FaultClass; 36] = [
     FaultClass::ShortRead,
     FaultClass::ShortWrite,
     FaultClass::Transient,
@@ -187,6 +211,13 @@ const CLASSES: [FaultClass; 29] = [
     FaultClass::SyncErrorDropped,
     FaultClass::Canceled,
     FaultClass::NoSpace,
+    FaultClass::NoDescriptors,
+    FaultClass::NoMemory,
+    FaultClass::Unreadable,
+    FaultClass::UnreadableRead,
+    FaultClass::LostFile,
+    FaultClass::ShortenedFile,
+    FaultClass::Planned,
     FaultClass::SlowDisk,
     FaultClass::Stall,
     FaultClass::LostWrite,
@@ -210,8 +241,14 @@ const CLASSES: [FaultClass; 29] = [
 ];
 
 /// How often each class of faults fired.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Coverage([u64; CLASSES.len()]);
+
+impl Default for Coverage {
+    fn default() -> Coverage {
+        Coverage([0; CLASSES.len()])
+    }
+}
 
 impl Coverage {
     pub(super) fn add(&mut self, class: FaultClass, times: u64) {

@@ -57,6 +57,8 @@ pub(super) enum NameAction {
 pub(super) struct DiskOperation {
     node: usize,
     on: Target,
+    /// The error that it is to have, if its kind can have it.
+    planned: Option<i32>,
 }
 
 enum Target {
@@ -240,7 +242,8 @@ impl Sim {
                 _ => 0,
             };
             self.note(8, id, size as u64);
-            operations.insert(id, DiskOperation { node, on });
+            let planned = self.disks.borrow_mut()[node].count_operation();
+            operations.insert(id, DiskOperation { node, on, planned });
             id
         };
         let delay = self.disk_delay(node);
@@ -264,52 +267,75 @@ impl Sim {
 
     pub(super) fn complete_disk(&self, id: u64) {
         // A crash may have settled it already.
-        let Some(DiskOperation { node, on }) = self.operations.borrow_mut().remove(&id) else { return };
+        let Some(operation) = self.operations.borrow_mut().remove(&id) else { return };
+        let DiskOperation { node, on, planned } = operation;
         self.note(9, id, node as u64);
+        let planned = planned.filter(|code| can_fail(&self.disks.borrow()[node], &on, *code));
+        if planned.is_some() {
+            self.count(FaultClass::Planned);
+            self.note(11, id, node as u64);
+        }
         match on {
-            Target::File(file, action) => self.complete_file_action(node, &file, action),
-            Target::Names(action) => self.complete_name_action(node, action),
+            Target::File(file, action) => self.complete_file_action(node, &file, action, planned),
+            Target::Names(action) => self.complete_name_action(node, action, planned),
         }
     }
 
-    fn complete_file_action(&self, node: usize, file: &OpenFile, action: Action) {
+    fn complete_file_action(&self, node: usize, file: &OpenFile, action: Action, planned: Option<i32>) {
         let faults = self.faults.borrow();
         let mut disks = self.disks.borrow_mut();
         let disk = &mut disks[node];
         // Each answer is sent after the borrows' end: it may drop what is waiting for it.
         match action {
             Action::Read { position, mut buffer, done } => {
-                let result = self.read(&faults, disk, file, position, &mut buffer);
+                let result = match planned {
+                    Some(code) => Err(os_error(code)),
+                    None => self.read(&faults, disk, file, position, &mut buffer),
+                };
                 drop((disks, faults));
                 done.send((result, buffer));
             }
             Action::Write { position, bytes, landing, done } => {
-                let result = self.write(&faults, disk, file, position, &bytes, landing);
+                let result = match planned {
+                    Some(code) => Err(fail_write(disk, file, position, &bytes, code)),
+                    None => self.write(&faults, disk, file, position, &bytes, landing),
+                };
                 drop((disks, faults));
                 done.send(result);
             }
             Action::Sync { limit, done } => {
-                let result = self.sync(&faults, disk, file, limit);
+                let result = match planned {
+                    Some(code) => Err(self.fail_sync(disk, file, limit, code)),
+                    None => self.sync(&faults, disk, file, limit),
+                };
                 drop((disks, faults));
                 done.send(result);
             }
             Action::Allocate { end, done } => {
-                let result = self.check_space(&faults, disk, file, end).map(|()| disk.allocate(file.inode, end));
+                let memory = self.refuse_memory(&faults, &mut disk.random);
+                let space = memory.and_then(|()| self.check_space(&faults, disk, file, end));
+                let result = match planned {
+                    Some(code) => Err(os_error(code)),
+                    None => space.map(|()| disk.allocate(file.inode, end)),
+                };
                 drop((disks, faults));
                 done.send(result);
             }
             Action::Truncate { len, done } => {
-                disk.truncate(file.inode, len);
+                let result = match planned {
+                    Some(code) => Err(os_error(code)),
+                    None => self.refuse_memory(&faults, &mut disk.random).map(|()| disk.truncate(file.inode, len)),
+                };
                 drop((disks, faults));
-                done.send(Ok(()));
+                done.send(result);
             }
         }
     }
 
-    fn complete_name_action(&self, node: usize, action: NameAction) {
+    fn complete_name_action(&self, node: usize, action: NameAction, planned: Option<i32>) {
         let mut disks = self.disks.borrow_mut();
         let disk = &mut disks[node];
-        let refusal = self.refuse_name_action(&mut disk.random, &action);
+        let refusal = planned.or_else(|| self.refuse_name_action(disk, &action));
         let refuse = || refusal.map_or(Ok(()), |code| Err(os_error(code)));
         match action {
             NameAction::Open { path, mode, done } => {
@@ -321,7 +347,7 @@ impl Sim {
                 done.send(opened);
             }
             NameAction::CreateDir { path, done } => done.send(refuse().and_then(|()| disk.create_dir(&path))),
-            NameAction::ReadDir { path, done } => done.send(disk.read_dir(&path)),
+            NameAction::ReadDir { path, done } => done.send(refuse().and_then(|()| disk.read_dir(&path))),
             NameAction::Rename { from, to, done } => done.send(refuse().and_then(|()| disk.rename(&from, &to))),
             NameAction::Remove { path, directory, done } => {
                 done.send(refuse().and_then(|()| disk.remove(&path, directory)))
@@ -334,22 +360,34 @@ impl Sim {
     }
 
     /// The error, if the faults want one; the action then does nothing.
-    fn refuse_name_action(&self, random: &mut Random, action: &NameAction) -> Option<i32> {
+    fn refuse_name_action(&self, disk: &mut Disk, action: &NameAction) -> Option<i32> {
         let faults = self.faults.borrow();
-        let (p, class, code) = match action {
-            NameAction::Open { mode: OpenMode::Create | OpenMode::CreateNew, .. } | NameAction::CreateDir { .. } => {
-                (faults.no_space, FaultClass::NoSpace, libc::ENOSPC)
-            }
-            NameAction::Open { .. } | NameAction::ReadDir { .. } => return None,
-            NameAction::Rename { .. } | NameAction::Remove { .. } => {
-                (faults.write_error, FaultClass::WriteError, CODE_EIO)
-            }
-            NameAction::SyncDir { .. } => (faults.sync_error, FaultClass::SyncError, CODE_EIO),
+        let space = (faults.no_space, FaultClass::NoSpace, libc::ENOSPC);
+        let lacks_descriptor =
+            if faults.no_descriptors > 0.0 && disk.random.coin() { libc::EMFILE } else { libc::ENFILE };
+        let descriptor = (faults.no_descriptors, FaultClass::NoDescriptors, lacks_descriptor);
+        let memory = (faults.no_memory, FaultClass::NoMemory, libc::ENOMEM);
+        let broken = (faults.write_error, FaultClass::WriteError, CODE_EIO);
+        let unsynced = (faults.sync_error, FaultClass::SyncError, CODE_EIO);
+        let chances = match action {
+            NameAction::Open { mode: OpenMode::Create | OpenMode::CreateNew, .. } => vec![space, descriptor, memory],
+            NameAction::CreateDir { .. } => vec![space, memory],
+            NameAction::Open { .. } | NameAction::ReadDir { .. } => vec![descriptor, memory],
+            NameAction::Rename { .. } => vec![space, broken, memory],
+            NameAction::Remove { .. } => vec![broken, memory],
+            NameAction::SyncDir { .. } => vec![unsynced, descriptor],
         };
-        random.chance(p).then(|| {
-            self.count(class);
-            code
-        })
+        let (_, class, code) = chances.into_iter().find(|(p, ..)| disk.random.chance(*p))?;
+        self.count(class);
+        Some(code)
+    }
+
+    fn refuse_memory(&self, faults: &Faults, random: &mut Random) -> io::Result<()> {
+        if random.chance(faults.no_memory) {
+            self.count(FaultClass::NoMemory);
+            return Err(os_error(libc::ENOMEM));
+        }
+        Ok(())
     }
 
     /// The faults that all operations share; `broken` is the probability of EIO.
@@ -381,6 +419,11 @@ impl Sim {
         if let Verdict::Fail(code) = verdict {
             return Err(os_error(code));
         }
+        self.refuse_memory(faults, &mut disk.random)?;
+        if disk.is_unreadable(file.inode, position, buffer.len()) {
+            self.count(FaultClass::UnreadableRead);
+            return Err(os_error(CODE_EIO));
+        }
         let blocks = (buffer.len() / BLOCK) as u64;
         let mut len = buffer.len();
         if blocks > 1 && disk.random.chance(faults.short_read) {
@@ -410,13 +453,15 @@ impl Sim {
     ) -> io::Result<usize> {
         let verdict = self.judge(faults, &mut disk.random, faults.write_error, FaultClass::WriteError, faults.canceled);
         self.check_space(faults, disk, file, position + bytes.len() as u64)?;
-        match verdict {
-            Verdict::Fail(CODE_EIO) => {
-                disk.write_torn(file.inode, position, bytes);
-                return Err(os_error(CODE_EIO));
-            }
-            Verdict::Fail(code) => return Err(os_error(code)),
-            Verdict::Proceed => {}
+        if let Verdict::Fail(code) = verdict {
+            return Err(fail_write(disk, file, position, bytes, code));
+        }
+        if landing == Landing::Cached {
+            self.refuse_memory(faults, &mut disk.random)?;
+        }
+        if disk.is_dead(file.inode, position, bytes.len()) {
+            self.count(FaultClass::UnreadableRead);
+            return Err(os_error(CODE_EIO));
         }
         let sectors = (bytes.len() / SECTOR) as u64;
         let mut bytes = bytes;
@@ -465,11 +510,7 @@ impl Sim {
 
     fn sync(&self, faults: &Faults, disk: &mut Disk, file: &OpenFile, limit: u64) -> io::Result<()> {
         match self.judge(faults, &mut disk.random, faults.sync_error, FaultClass::SyncError, faults.canceled) {
-            Verdict::Fail(CODE_EIO) => {
-                let lost = disk.fail_sync(file.inode, limit);
-                self.coverage.borrow_mut().add(FaultClass::SyncErrorDropped, lost);
-                Err(os_error(CODE_EIO))
-            }
+            Verdict::Fail(CODE_EIO) => Err(self.fail_sync(disk, file, limit, CODE_EIO)),
             // An fdatasync is not interrupted: what it may answer instead is that it was cancelled.
             Verdict::Fail(libc::EINTR | libc::EAGAIN) | Verdict::Proceed => {
                 disk.sync(file.inode, limit);
@@ -477,6 +518,15 @@ impl Sim {
             }
             Verdict::Fail(code) => Err(os_error(code)),
         }
+    }
+
+    /// A flush that fails: with EIO some of what it should have covered is lost.
+    fn fail_sync(&self, disk: &mut Disk, file: &OpenFile, limit: u64, code: i32) -> io::Error {
+        if code == CODE_EIO {
+            let lost = disk.fail_sync(file.inode, limit);
+            self.coverage.borrow_mut().add(FaultClass::SyncErrorDropped, lost);
+        }
+        os_error(code)
     }
 
     /// What becomes of the operations that a process leaves behind.
@@ -495,18 +545,25 @@ impl Sim {
                 Target::File(file, action) if goes_on => {
                     self.coverage.borrow_mut().add(FaultClass::KillInFlight, u64::from(crash.is_some()));
                     let file = survivors.adopt(&file, &self.disks.borrow()[node]);
-                    self.operations.borrow_mut().insert(id, DiskOperation { node, on: Target::File(file, action) });
+                    let on = Target::File(file, action);
+                    self.operations.borrow_mut().insert(id, DiskOperation { node, on, planned: None });
                 }
                 // A process is not gone before its last system call is over.
-                Target::Names(action) if goes_on => self.complete_name_action(node, action),
+                Target::Names(action) if goes_on => self.complete_name_action(node, action, None),
                 Target::File(file, Action::Write { position, bytes, .. }) => {
                     self.cut_short(node, &file, position, &bytes)
                 }
                 _ => {}
             }
         }
-        if crash == Some(CrashKind::PowerLoss) {
-            self.disks.borrow_mut()[node].lose_power(&mut self.coverage.borrow_mut());
+        match crash {
+            Some(CrashKind::PowerLoss) => {
+                self.disks.borrow_mut()[node].lose_power(false, &mut self.coverage.borrow_mut())
+            }
+            Some(CrashKind::TotalPowerLoss) => {
+                self.disks.borrow_mut()[node].lose_power(true, &mut self.coverage.borrow_mut());
+            }
+            Some(CrashKind::Kill) | None => {}
         }
     }
 
@@ -517,4 +574,33 @@ impl Sim {
             disk.write_torn(file.inode, position, bytes);
         }
     }
+}
+
+/// Whether the operation can fail in this way at all.
+fn can_fail(disk: &Disk, on: &Target, code: i32) -> bool {
+    match (code, on) {
+        (libc::ENOSPC | libc::EDQUOT, Target::File(file, action)) => match action {
+            Action::Write { position, bytes, .. } => disk.grows(file.inode, position + bytes.len() as u64),
+            Action::Allocate { end, .. } => disk.grows(file.inode, *end),
+            Action::Read { .. } | Action::Sync { .. } | Action::Truncate { .. } => false,
+        },
+        (libc::ENOSPC | libc::EDQUOT, Target::Names(action)) => match action {
+            NameAction::Open { path, mode: OpenMode::Create | OpenMode::CreateNew, .. } => disk.resolve(path).is_err(),
+            NameAction::CreateDir { .. } | NameAction::Rename { .. } => true,
+            _ => false,
+        },
+        (libc::EMFILE | libc::ENFILE, Target::Names(action)) => {
+            matches!(action, NameAction::Open { .. } | NameAction::ReadDir { .. } | NameAction::SyncDir { .. })
+        }
+        (libc::EMFILE | libc::ENFILE, Target::File(..)) => false,
+        _ => true,
+    }
+}
+
+/// A write that fails: with EIO some of it may have landed.
+fn fail_write(disk: &mut Disk, file: &OpenFile, position: u64, bytes: &[u8], code: i32) -> io::Error {
+    if code == CODE_EIO && !disk.lacks_space(file.inode, position + bytes.len() as u64) {
+        disk.write_torn(file.inode, position, bytes);
+    }
+    os_error(code)
 }

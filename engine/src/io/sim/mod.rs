@@ -18,6 +18,7 @@ mod tests;
 
 use std::cell::RefCell;
 use std::future::Future;
+use std::io;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -47,6 +48,9 @@ pub enum CrashKind {
     Kill,
     /// As by a pulled plug: what no flush has covered may be lost, by sector, in any order.
     PowerLoss,
+    /// As by a pulled plug, and nothing that no flush has covered is kept: the worst that a power loss may do to who
+    /// forgot a flush.
+    TotalPowerLoss,
 }
 
 /// The longest that [`World::block_on`] waits, in virtual time.
@@ -159,6 +163,55 @@ impl World {
     /// Bounds the node's disk, in bytes. At first it has 1 TiB.
     pub fn set_disk_capacity(&self, node: NodeId, bytes: u64) {
         self.0.disks.borrow_mut()[node.0].set_capacity(bytes);
+    }
+
+    /// Leaves the node's disk no more room than `spare` bytes.
+    pub fn fill_disk(&self, node: NodeId, spare: u64) {
+        let disk = &mut self.0.disks.borrow_mut()[node.0];
+        disk.set_capacity(disk.used() + spare);
+    }
+
+    /// How many operations the node's disk has been asked for: the number of the next one.
+    pub fn disk_operations(&self, node: NodeId) -> u64 {
+        self.0.disks.borrow()[node.0].operations
+    }
+
+    /// Lets the disk operations with these numbers fail with the error `code` (of errno), those of them that can:
+    /// ENOSPC takes what needs space, EMFILE and ENFILE what needs a descriptor, EIO and ENOMEM everything. After EIO
+    /// any part of a write may have landed, and what a flush should have covered may be gone.
+    /// [`FaultClass::Planned`] counts those that did fail. Replaces what was asked for before.
+    pub fn fail_operations(&self, node: NodeId, numbers: Range<u64>, code: i32) {
+        self.0.disks.borrow_mut()[node.0].planned = Some((numbers, code));
+    }
+
+    /// Makes sectors of the file at `path` unreadable: until they are written, or for good; then they cannot be
+    /// written either. They are damage. False if there is no such file.
+    pub fn make_unreadable(&self, node: NodeId, path: &Path, range: Range<u64>, for_good: bool) -> bool {
+        let disk = &mut self.0.disks.borrow_mut()[node.0];
+        let Ok(inode) = disk.resolve(path) else { return false };
+        disk.make_unreadable(inode, range, for_good);
+        self.0.count(FaultClass::Unreadable);
+        true
+    }
+
+    /// Takes a file away, for good: what the repair of a file system may do between two lives.
+    ///
+    /// # Errors
+    /// As the removal of a file.
+    pub fn lose_file(&self, node: NodeId, path: &Path) -> io::Result<()> {
+        self.0.disks.borrow_mut()[node.0].lose_file(path)?;
+        self.0.count(FaultClass::LostFile);
+        Ok(())
+    }
+
+    /// Cuts a file to `len` bytes, for good.
+    ///
+    /// # Errors
+    /// If there is no such file.
+    pub fn shorten_file(&self, node: NodeId, path: &Path, len: u64) -> io::Result<()> {
+        self.0.disks.borrow_mut()[node.0].shorten_file(path, len)?;
+        self.0.count(FaultClass::ShortenedFile);
+        Ok(())
     }
 
     /// Holds back what `from` sends to `to`, until a heal.

@@ -4,6 +4,7 @@
 //! the two ways to that state; a failed flush dooms sectors, so that no later flush can save them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use super::faults::{Coverage, FaultClass};
 use super::random::Random;
@@ -39,6 +40,8 @@ pub(super) struct FileData {
     pub(super) len: u64,
     pub(super) medium_len: u64,
     pub(super) allocated: u64,
+    /// Sectors, by number, that the medium does not give back; whether that is for good, or until they are written.
+    pub(super) unreadable: BTreeMap<u64, bool>,
 }
 
 /// How a write reaches the disk.
@@ -100,6 +103,21 @@ impl FileData {
         self.medium_len = self.len;
     }
 
+    /// Whether a sector of these bytes cannot be read.
+    pub(super) fn is_unreadable(&self, position: u64, len: usize) -> bool {
+        self.unreadable.range(sectors(position, len)).next().is_some()
+    }
+
+    /// Whether a sector of these bytes can never be written again. Those that can are readable from now on.
+    pub(super) fn is_dead(&mut self, position: u64, len: usize) -> bool {
+        let within = sectors(position, len);
+        let is_dead = self.unreadable.range(within.clone()).any(|(_, for_good)| *for_good);
+        if !is_dead && !self.unreadable.is_empty() {
+            self.unreadable.retain(|sector, _| !within.contains(sector));
+        }
+        is_dead
+    }
+
     /// Sets the length; what is cut off reads as zeros if the file grows again.
     pub(super) fn cut(&mut self, len: u64, now: u64) {
         if len < self.len {
@@ -113,6 +131,7 @@ impl FileData {
                 self.dirty.insert(*index);
             }
             self.zero_tail(len, Some(now));
+            self.unreadable.split_off(&len.div_ceil(SECTOR as u64));
         }
         self.len = len;
     }
@@ -135,8 +154,10 @@ impl FileData {
         }
     }
 
-    pub(super) fn lose_power(&mut self, survival: f64, random: &mut Random, coverage: &mut Coverage) {
-        let len = self.len_after_power_loss(random);
+    /// Each unflushed sector survives with this probability; with `None` nothing does, nor does a length.
+    pub(super) fn lose_power(&mut self, survival: Option<f64>, random: &mut Random, coverage: &mut Coverage) {
+        let len = survival.map_or(self.medium_len, |_| self.len_after_power_loss(random));
+        let survival = survival.unwrap_or(0.0);
         if len != self.len {
             coverage.add(FaultClass::LostLength, 1);
         }
@@ -226,6 +247,10 @@ impl Page {
         self.dirty &= !sectors;
         self.doomed &= !sectors;
     }
+}
+
+fn sectors(position: u64, len: usize) -> Range<u64> {
+    position / SECTOR as u64..(position + len as u64).div_ceil(SECTOR as u64)
 }
 
 fn sector_mask(first: usize, count: usize) -> u8 {

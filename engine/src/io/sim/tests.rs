@@ -713,3 +713,93 @@ fn the_wall_clock_may_jump_back_and_the_monotonic_one_does_not() {
     assert_eq!(io.now().since(before.0), Duration::from_secs(1));
     assert_eq!(io.wall_clock_ms() - before.1, -4000);
 }
+
+#[test]
+fn planned_errors_strike_the_operations_that_can_have_them() {
+    let world = World::new(1, Faults::none());
+    let node = world.add_node();
+    let first = world.disk_operations(node);
+    let file = world.block_on(node, |io| async move { durable_file(&io, 4).await });
+    // The operations of the file's making are counted, and nothing else is.
+    assert!(world.disk_operations(node) > first + 1);
+    let fail = |code| {
+        let next = world.disk_operations(node);
+        world.fail_operations(node, next..next + 1, code);
+    };
+    let code = |result: io::Result<()>| result.err().and_then(|error| error.raw_os_error());
+    let write = |position: u64| {
+        let file = file.clone();
+        world.block_on(node, move |_| async move { file.write_at(position, block_of(9)).await })
+    };
+    fail(libc::ENOSPC);
+    assert_eq!(code(write(0)), None, "what does not grow needs no space");
+    fail(libc::ENOSPC);
+    assert_eq!(code(write(64 * BLOCK as u64)), Some(libc::ENOSPC));
+    fail(libc::EMFILE);
+    assert_eq!(code(write(0)), None, "an open file has its descriptor");
+    fail(libc::EMFILE);
+    let opened = world.block_on(node, |io| async move { io.open(path(), OpenMode::Read).await.map(drop) });
+    assert_eq!(code(opened), Some(libc::EMFILE));
+    fail(libc::ENOMEM);
+    let listed = world.block_on(node, |io| async move { io.read_dir(Path::new("/")).await.map(drop) });
+    assert_eq!(code(listed), Some(libc::ENOMEM));
+    assert_eq!(world.coverage().count(FaultClass::Planned), 3);
+}
+
+#[test]
+fn unreadable_sectors_are_read_again_once_they_are_written_unless_they_are_dead() {
+    let world = World::new(1, Faults::none());
+    let node = world.add_node();
+    let file = world.block_on(node, |io| async move { durable_file(&io, 4).await });
+    let try_all = |file: &File| {
+        let file = file.clone();
+        world.block_on(node, move |_| async move {
+            let first = file.read_at(0, BLOCK).await.is_ok();
+            let second = file.read_at(BLOCK as u64, BLOCK).await.is_ok();
+            let written = file.write_at(BLOCK as u64, block_of(9)).await.is_ok();
+            (first, second, written, file.read_at(BLOCK as u64, BLOCK).await.is_ok())
+        })
+    };
+    assert!(world.make_unreadable(node, path(), 5000..5001, false));
+    assert!(world.is_damaged(node, path(), 0..2 * BLOCK as u64));
+    assert_eq!(try_all(&file), (true, false, true, true));
+    assert!(!world.is_damaged(node, path(), 0..2 * BLOCK as u64));
+    assert!(world.make_unreadable(node, path(), 5000..5001, true));
+    assert_eq!(try_all(&file), (true, false, false, false));
+    world.crash(node, CrashKind::PowerLoss);
+    let file = world.block_on(node, |io| async move { io.open(path(), OpenMode::ReadWrite).await.expect("there") });
+    assert_eq!(try_all(&file), (true, false, false, false), "the medium stays as it is");
+}
+
+#[test]
+fn files_are_lost_and_shortened_on_the_medium() {
+    let world = World::new(1, Faults::none());
+    let node = world.add_node();
+    world.block_on(node, |io| async move { durable_file(&io, 4).await });
+    world.shorten_file(node, path(), 2 * BLOCK as u64).expect("it is there");
+    world.crash(node, CrashKind::TotalPowerLoss);
+    assert_eq!(world.file_content(node, path()).map(|content| content.len()), Some(2 * BLOCK));
+    world.lose_file(node, path()).expect("it is there");
+    world.crash(node, CrashKind::TotalPowerLoss);
+    assert_eq!(world.file_content(node, path()), None);
+}
+
+#[test]
+fn a_total_power_loss_keeps_what_was_flushed_and_nothing_else() {
+    for seed in 0..20 {
+        let world = World::new(seed, Faults::none());
+        let node = world.add_node();
+        world.block_on(node, |io| async move {
+            let file = durable_file(&io, 4).await;
+            file.write_durable_at(0, block_of(2)).await.expect("no faults");
+            file.write_at(BLOCK as u64, block_of(3)).await.expect("no faults");
+            file.write_at(8 * BLOCK as u64, block_of(3)).await.expect("no faults");
+            io.open(Path::new("/late"), OpenMode::Create).await.expect("no faults");
+        });
+        world.crash(node, CrashKind::TotalPowerLoss);
+        let content = world.file_content(node, path()).expect("its name is durable");
+        assert_eq!(content.len(), 4 * BLOCK, "seed {seed}");
+        assert!(content[..BLOCK].iter().all(|byte| *byte == 2) && content[BLOCK..].iter().all(|byte| *byte != 3));
+        assert_eq!(world.file_content(node, Path::new("/late")), None);
+    }
+}

@@ -32,6 +32,23 @@ pub const SEAL_AFTER: Duration = Duration::from_millis(50);
 /// Bytes of a partition that wait for their segment before they are drained without being asked for.
 pub const DRAIN_BYTES: usize = 512 << 10;
 
+/// How often a log's few bytes are put into the journal once more before they get a segment of their own: an idle
+/// partition is not to be copied for ever.
+pub const COPIES_FORWARD: u32 = 2;
+
+/// Small logs that get a segment within one checkpoint because they were copied so often: each costs files and flushes.
+pub const SEGMENTS_OF_IDLE_LOGS: usize = 256;
+
+/// Buffers of the tail cache that are looked at behind each durable group: enough to keep up with what comes in, few
+/// enough not to be felt when most are pinned.
+pub const TAIL_BUFFERS_AT_ONCE: usize = 64;
+
+/// The share of a core's memory that its pool of buffers may keep.
+pub const POOL_SHARE: u64 = 16;
+
+/// How often a core gives back what its pool has not used.
+pub const POOL_TRIM_INTERVAL: Duration = Duration::from_secs(5);
+
 /// The longest write to a segment.
 pub const SEGMENT_WRITE_BYTES: usize = 1 << 20;
 

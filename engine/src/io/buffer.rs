@@ -20,8 +20,8 @@ pub const BLOCK: usize = 4096;
 /// The largest buffer that goes back to the pool, as a power of two: 2 MiB.
 const LARGEST_POOLED_CLASS: usize = 21;
 const SMALLEST_CLASS: usize = BLOCK.trailing_zeros() as usize;
-/// Most bytes that one core keeps in its pool: 64 MiB, what eviction from the tail and segment writes give back at
-/// once. What does not fit is unmapped, and costs page faults when it is taken again.
+/// Most bytes that one core keeps in its pool unless [`bound_pool`] says less: 64 MiB, what eviction from the tail and
+/// segment writes give back at once. What does not fit is unmapped, and costs page faults when it is taken again.
 const POOL_BYTES: usize = 64 << 20;
 
 /// `len` rounded up to whole blocks.
@@ -159,6 +159,11 @@ fn layout(capacity: usize) -> Layout {
     Layout::from_size_align(capacity, BLOCK).expect("a capacity far below isize::MAX")
 }
 
+/// The memory, in bytes, that a buffer made for `len` bytes takes.
+pub fn capacity_for(len: usize) -> usize {
+    class_capacity(len.max(1))
+}
+
 /// Pooled sizes are powers of two; larger buffers are whole blocks and not pooled.
 fn class_capacity(capacity: usize) -> usize {
     let class = capacity.next_power_of_two().max(BLOCK);
@@ -168,21 +173,56 @@ fn class_capacity(capacity: usize) -> usize {
 struct Pool {
     free: [Vec<NonNull<u8>>; LARGEST_POOLED_CLASS - SMALLEST_CLASS + 1],
     bytes: usize,
+    most_bytes: usize,
+    /// The fewest bytes that it has held since [`trim_pool`].
+    least_bytes: usize,
+}
+
+impl Pool {
+    /// Gives memory back to the system until no more than `bytes` are held.
+    fn shrink_to(&mut self, bytes: usize) {
+        for class in (0..self.free.len()).rev() {
+            while self.bytes > bytes {
+                let Some(memory) = self.free[class].pop() else { break };
+                let capacity = 1 << (class + SMALLEST_CLASS);
+                self.bytes -= capacity;
+                // SAFETY: pooled memory was allocated with its class's layout and has no other owner.
+                unsafe { dealloc(memory.as_ptr(), layout(capacity)) }
+            }
+        }
+        self.least_bytes = self.least_bytes.min(self.bytes);
+    }
+}
+
+/// From now on this core's pool holds no more than so many bytes.
+pub fn bound_pool(bytes: usize) {
+    POOL.with_borrow_mut(|pool| {
+        pool.most_bytes = bytes.min(POOL_BYTES);
+        pool.shrink_to(pool.most_bytes);
+    });
+}
+
+/// Gives back what the pool of this core has held without use since the last call.
+pub fn trim_pool() {
+    POOL.with_borrow_mut(|pool| {
+        pool.shrink_to(pool.bytes - pool.least_bytes);
+        pool.least_bytes = pool.bytes;
+    });
+}
+
+/// Bytes that this core's pool holds.
+pub fn pooled_bytes() -> usize {
+    POOL.with_borrow(|pool| pool.bytes)
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        for (class, list) in self.free.iter().enumerate() {
-            for memory in list {
-                // SAFETY: pooled memory was allocated with its class's layout and has no other owner.
-                unsafe { dealloc(memory.as_ptr(), layout(1 << (class + SMALLEST_CLASS))) }
-            }
-        }
+        self.shrink_to(0);
     }
 }
 
 thread_local! {
-    static POOL: RefCell<Pool> = const { RefCell::new(Pool { free: [const { Vec::new() }; LARGEST_POOLED_CLASS - SMALLEST_CLASS + 1], bytes: 0 }) };
+    static POOL: RefCell<Pool> = const { RefCell::new(Pool { free: [const { Vec::new() }; LARGEST_POOLED_CLASS - SMALLEST_CLASS + 1], bytes: 0, most_bytes: POOL_BYTES, least_bytes: 0 }) };
 }
 
 fn class_of(capacity: usize) -> Option<usize> {
@@ -195,6 +235,7 @@ fn take_pooled(capacity: usize) -> Option<Buffer> {
     POOL.with_borrow_mut(|pool| {
         let memory = pool.free[class].pop()?;
         pool.bytes -= capacity;
+        pool.least_bytes = pool.least_bytes.min(pool.bytes);
         Some(Buffer { memory, len: 0, capacity })
     })
 }
@@ -204,7 +245,7 @@ fn give_to_pool(buffer: &mut Buffer) -> bool {
     let Some(class) = class_of(buffer.capacity) else { return false };
     let kept = POOL.try_with(|pool| {
         let mut pool = pool.borrow_mut();
-        let fits = pool.bytes + buffer.capacity <= POOL_BYTES;
+        let fits = pool.bytes + buffer.capacity <= pool.most_bytes;
         if fits {
             pool.bytes += buffer.capacity;
             pool.free[class].push(buffer.memory);
@@ -244,6 +285,25 @@ mod tests {
         assert_eq!(word.as_ptr() as usize, bytes.as_ptr() as usize + 6);
         drop(bytes);
         assert_eq!(&word[..], b"world");
+    }
+
+    #[test]
+    fn the_pool_gives_back_what_nobody_used_for_a_while() {
+        bound_pool(POOL_BYTES);
+        drop((0..8).map(|_| Buffer::zeroed(1 << 20)).collect::<Vec<_>>());
+        trim_pool();
+        let in_use = Buffer::zeroed(1 << 20);
+        let held = pooled_bytes();
+        trim_pool();
+        assert_eq!(pooled_bytes(), 0, "of {held} nothing was used");
+        drop(in_use);
+        trim_pool();
+        let taken = Buffer::zeroed(1 << 20);
+        drop(taken);
+        trim_pool();
+        assert_eq!(pooled_bytes(), 1 << 20, "it was used");
+        bound_pool(BLOCK);
+        assert!(pooled_bytes() <= BLOCK);
     }
 
     #[test]

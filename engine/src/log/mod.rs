@@ -24,6 +24,7 @@ pub mod reader;
 pub mod recovery;
 pub mod segment;
 pub mod tail;
+pub mod tail_cache;
 pub mod transaction_index;
 
 pub use partition_log::Log;

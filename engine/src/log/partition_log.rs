@@ -6,9 +6,12 @@
 //! the durable end, or the first offset of a transaction that has no durable marker. It decides nothing about
 //! leaders and does no I/O by itself: [`super::drain`] moves its bytes, [`super::reader`] reads them.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
@@ -140,7 +143,9 @@ pub struct Log {
     pub(super) drained_end_offset: i64,
     pub(super) tail: Tail,
     /// Bytes of the tail's chunks behind the drained end.
-    undrained_bytes: usize,
+    undrained: Undrained,
+    /// How often what is behind the drained end was put into the journal once more.
+    copies: u32,
     /// Sealed segments, oldest first, and the manifest's view of the unsealed one.
     pub(super) segments: Vec<Segment>,
     /// The unsealed segment's files, once it has been opened.
@@ -173,6 +178,39 @@ pub struct Log {
     pub(super) extent_bytes: u64,
 }
 
+/// Bytes that are in no segment yet, and the sum of them over the logs of a core.
+#[derive(Default)]
+struct Undrained {
+    bytes: usize,
+    total: Rc<Cell<usize>>,
+}
+
+impl Undrained {
+    fn add(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        self.total.set(self.total.get() + bytes);
+    }
+
+    fn sub(&mut self, bytes: usize) {
+        assert!(bytes <= self.bytes && bytes <= self.total.get(), "what is drained was counted");
+        self.bytes -= bytes;
+        self.total.set(self.total.get() - bytes);
+    }
+
+    fn count_in(&mut self, total: &Rc<Cell<usize>>) {
+        let bytes = self.bytes;
+        self.sub(bytes);
+        self.total = total.clone();
+        self.add(bytes);
+    }
+}
+
+impl Drop for Undrained {
+    fn drop(&mut self) {
+        self.sub(self.bytes);
+    }
+}
+
 /// Where a batch was put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Appended {
@@ -197,7 +235,8 @@ impl Log {
             durable_end_offset: end,
             drained_end_offset: record.drained_end_offset,
             tail: Tail::default(),
-            undrained_bytes: 0,
+            undrained: Undrained::default(),
+            copies: 0,
             segments: record.segments,
             active: None,
             producers: if planted!(ForgetProducerState) { ProducerStates::default() } else { record.producers.clone() },
@@ -338,7 +377,7 @@ impl Log {
 
     /// Bytes that are durable in the journal alone.
     pub fn undrained_bytes(&self) -> usize {
-        self.undrained_bytes
+        self.undrained.bytes
     }
 
     /// Bytes of the log, in segments and behind them.
@@ -413,9 +452,20 @@ impl Log {
     }
 
     /// Puts the oldest chunks into the journal once more, so that older files are not kept for them.
-    pub fn copy_forward(&self, journal: &Journal, chunk: &Chunk) {
+    pub fn copy_forward(&mut self, journal: &Journal, chunk: &Chunk) {
+        self.copies += 1;
         let entry = self.entry(EntryKind::Append, chunk.base_offset, chunk.end_offset, -1);
         journal.append(entry, &chunk.bytes, |_| {});
+    }
+
+    /// How often what is in no segment yet was put into the journal once more, since the last news of the log.
+    pub fn copies(&self) -> u32 {
+        self.copies
+    }
+
+    /// From now on what is in no segment yet is counted in `total` as well, as long as the log is in memory.
+    pub fn count_undrained_in(&mut self, total: &Rc<Cell<usize>>) {
+        self.undrained.count_in(total);
     }
 
     /// Chunks that only journal files before `file_sequence` hold.
@@ -424,29 +474,30 @@ impl Log {
         undrained.filter(|chunk| chunk.file_sequence < file_sequence).cloned().collect()
     }
 
-    /// An entry of this log has become durable in a journal file; how many bytes of records it stands for.
-    pub fn on_durable(&mut self, entry: &Entry, bytes: Bytes, file_sequence: u64) -> usize {
+    /// An entry of this log has become durable in a journal file; gives the records that it stands for.
+    pub fn on_durable(&mut self, entry: &Entry, bytes: Bytes, file_sequence: u64) -> Bytes {
         if entry.kind == EntryKind::LogStart {
             self.log_start_offset = self.log_start_offset.max(entry.base_offset);
             self.dirty = true;
-            return 0;
+            return Bytes::new();
         }
         let chunk = match entry.kind {
             EntryKind::Extent => self.direct.durable(entry, file_sequence),
             _ => Chunk { base_offset: entry.base_offset, end_offset: entry.end_offset, bytes, file_sequence },
         };
-        let len = chunk.bytes.len();
+        let bytes = chunk.bytes.clone();
         if entry.base_offset < self.durable_end_offset {
             self.tail.moved(chunk);
         } else {
-            self.undrained_bytes += chunk.bytes.len();
+            self.undrained.add(bytes.len());
+            self.copies = 0;
             self.tail.push(chunk);
             self.durable_end_offset = entry.end_offset;
             while self.ending.front().is_some_and(|ended| ended.marker_offset < entry.end_offset) {
                 self.ending.pop_front();
             }
         }
-        len
+        bytes
     }
 
     /// Takes over what recovery found behind the drained end: it goes into this start's journal, under an
@@ -503,7 +554,8 @@ impl Log {
                 aborted.extend(ended.and_then(|ended| ended.aborted));
             }
         }
-        self.undrained_bytes -= chunks.iter().map(Bytes::len).sum::<usize>();
+        self.undrained.sub(chunks.iter().map(Bytes::len).sum());
+        self.copies = 0;
         let active = self.active.as_mut().expect("a write has its segment");
         active.appended(chunks, write);
         if !aborted.is_empty() {
@@ -560,6 +612,16 @@ impl Log {
             damaged: self.damaged.clone(),
             suspended: self.suspended,
         }
+    }
+
+    /// The bytes of the chunk that ends at `end_offset`, if it is in no segment yet and lies in that memory.
+    pub(super) fn pinned_in(&self, memory: &Range<usize>, end_offset: i64) -> Option<usize> {
+        self.tail.len_in(memory, end_offset).filter(|_| end_offset > self.drained_end_offset)
+    }
+
+    /// Gives that chunk memory of its own.
+    pub(super) fn copy_out(&mut self, memory: &Range<usize>, end_offset: i64) {
+        self.tail.copy_out(memory, end_offset);
     }
 
     /// Lets go of cached chunks that end at or before `offset`, as far as they are drained.

@@ -4,6 +4,7 @@
 //! are a cache and may go at any time, oldest first. It knows nothing of files.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -43,6 +44,23 @@ impl Tail {
         }
     }
 
+    /// The bytes of the chunk that ends at `end_offset`, if they lie in that memory; an empty range is anywhere.
+    pub fn len_in(&self, memory: &Range<usize>, end_offset: i64) -> Option<usize> {
+        let chunk = self.0.get(self.0.partition_point(|chunk| chunk.end_offset < end_offset))?;
+        (chunk.end_offset == end_offset && lies_in(chunk, memory)).then_some(chunk.bytes.len())
+    }
+
+    /// Gives the chunk that ends at `end_offset` memory of its own, if it lies in that.
+    pub fn copy_out(&mut self, memory: &Range<usize>, end_offset: i64) {
+        let at = self.0.partition_point(|chunk| chunk.end_offset < end_offset);
+        if let Some(chunk) = self.0.get_mut(at)
+            && chunk.end_offset == end_offset
+            && lies_in(chunk, memory)
+        {
+            chunk.bytes = Bytes::copy_from_slice(&chunk.bytes);
+        }
+    }
+
     /// Lets go of the chunks that end at or before `offset`.
     pub fn evict_before(&mut self, offset: i64) {
         while self.0.front().is_some_and(|chunk| chunk.end_offset <= offset) {
@@ -75,6 +93,10 @@ impl Tail {
         }
         Some(taken.chunks)
     }
+}
+
+fn lies_in(chunk: &Chunk, memory: &Range<usize>) -> bool {
+    memory.is_empty() || memory.contains(&(chunk.bytes.as_ptr() as usize))
 }
 
 /// What a read has gathered.

@@ -12,10 +12,14 @@ use std::time::Duration;
 
 use super::{Shard, logs};
 use crate::controller::BrokerValues;
-use crate::io::Class;
+use crate::io::buffer::trim_pool;
 use crate::io::fault::{DiskFault, Lack};
 use crate::io::local::Bell;
-use crate::limits::{DRAIN_BYTES, DRAINS_AT_ONCE, FLUSHES_AT_ONCE, JOURNAL_FILES};
+use crate::io::{Class, Instant};
+use crate::limits::{
+    COPIES_FORWARD, DRAIN_BYTES, DRAINS_AT_ONCE, FLUSHES_AT_ONCE, JOURNAL_FILES, POOL_TRIM_INTERVAL,
+    SEGMENTS_OF_IDLE_LOGS, TAIL_BUFFERS_AT_ONCE,
+};
 use crate::log::checkpoint::{Checkpoint, ReplayStart};
 use crate::log::drain::{self, SharedLog};
 use crate::log::partition_log::LogRecord;
@@ -37,7 +41,7 @@ impl Shard {
         // What an earlier start left behind after it had forgotten it.
         let mut old = logs(&self.partitions.borrow());
         old.retain(|log| log.borrow().log_start_offset() > 0);
-        let mut next_expiration = self.io.now();
+        let (mut next_expiration, mut next_trim) = (self.io.now(), self.io.now());
         loop {
             let seen = self.housekeeping.rings();
             if self.failure.is_set() || self.stopping.get() {
@@ -48,6 +52,7 @@ impl Shard {
                 next_expiration = self.io.now() + self.forget_silent_producers();
             }
             self.drain_large().await;
+            self.drain_for_memory().await;
             old.extend(self.forget_old_segments());
             let fills = self.has_many_extents() || self.journal.files_in_use() > JOURNAL_FILES / 4;
             if (fills || !old.is_empty()) && self.try_checkpoint().await {
@@ -55,6 +60,7 @@ impl Shard {
             }
             self.keeping_house.set(false);
             self.drained.ring();
+            self.tidy_memory(&mut next_trim);
             futures_lite::future::or(self.housekeeping.rung_since(seen), self.io.sleep(Duration::from_millis(500)))
                 .await;
         }
@@ -163,6 +169,39 @@ impl Shard {
         self.judge("a write to a segment", result).await;
     }
 
+    /// Drains the largest logs when too much memory is taken by what is in no segment yet.
+    async fn drain_for_memory(self: &Rc<Shard>) {
+        if self.undrained.get() <= self.most_undrained / 2 {
+            return;
+        }
+        let mut all = logs(&self.partitions.borrow());
+        all.retain(|log| !log.borrow().is_broken() && log.borrow().undrained_bytes() > 0);
+        all.sort_by_cached_key(|log| std::cmp::Reverse(log.borrow().undrained_bytes()));
+        let mut left = self.undrained.get();
+        let few = all.iter().take_while(|log| {
+            let is_needed = left > self.most_undrained / 4;
+            left = left.saturating_sub(log.borrow().undrained_bytes());
+            is_needed
+        });
+        let few = few.count();
+        all.truncate(few);
+        let result = self.drain_all(all).await;
+        self.judge("a write to a segment", result).await;
+    }
+
+    /// Lets go of memory that nobody has a use for.
+    fn tidy_memory(&self, next_trim: &mut Instant) {
+        if self.has_gone.take() {
+            let partitions = self.partitions.borrow();
+            self.cache.borrow_mut().forget_gone(|id| !partitions.contains_key(&id));
+        }
+        self.evict(usize::MAX);
+        if self.io.now() >= *next_trim {
+            *next_trim = self.io.now() + POOL_TRIM_INTERVAL;
+            trim_pool();
+        }
+    }
+
     /// Whether it is time to try again what a file's fault kept from its segment.
     fn broken_are_due(&self) -> bool {
         let is_due = self.io.now() >= self.broken_due.get();
@@ -176,6 +215,7 @@ impl Shard {
     async fn drain_all(self: &Rc<Shard>, list: Vec<SharedLog>) -> io::Result<()> {
         let drain = |shard: Rc<Shard>, log: SharedLog| async move {
             let result = drain::drain(&shard.io, &log, &shard.drained).await;
+            shard.evict(TAIL_BUFFERS_AT_ONCE);
             shard.judge_log(&log, result)
         };
         self.on_each(list, DRAINS_AT_ONCE, drain).await.map(drop)
@@ -216,9 +256,15 @@ impl Shard {
         let target = self.journal.current_file_sequence();
         let behind = |log: &SharedLog| log.borrow().oldest_journal_file().is_some_and(|oldest| oldest < target);
         let late: Vec<_> = logs(&self.partitions.borrow()).into_iter().filter(behind).collect();
-        let (small, large): (Vec<_>, Vec<_>) = late
-            .into_iter()
-            .partition(|log| log.borrow().is_broken() || log.borrow().undrained_bytes() < COPY_FORWARD_BYTES);
+        let mut tired = 0;
+        let mut is_copied = |log: &SharedLog| {
+            let log = log.borrow();
+            let is_small = log.undrained_bytes() < COPY_FORWARD_BYTES;
+            let is_tired = is_small && log.copies() >= COPIES_FORWARD && tired < SEGMENTS_OF_IDLE_LOGS;
+            tired += usize::from(is_tired);
+            log.is_broken() || is_small && !is_tired
+        };
+        let (small, large): (Vec<_>, Vec<_>) = late.into_iter().partition(|log| is_copied(log));
         self.drain_all(large).await?;
         let rest = self.copy_forward(small, target).await;
         self.drain_all(rest).await?;
@@ -249,7 +295,7 @@ impl Shard {
             for chunk in chunks {
                 copied = copied && self.journal.has_room(chunk.bytes.len());
                 if copied {
-                    log.borrow().copy_forward(&self.journal, &chunk);
+                    log.borrow_mut().copy_forward(&self.journal, &chunk);
                 }
             }
             if !copied {

@@ -29,7 +29,7 @@ use crate::controller::image::Topic;
 use crate::controller::{MetadataImage, Settings};
 use crate::io::local::{self, Bell};
 use crate::io::{Class, Instant, Io};
-use crate::limits::DRAIN_BYTES;
+use crate::limits::{DRAIN_BYTES, TAIL_BUFFERS_AT_ONCE};
 use crate::log::checkpoint::Checkpoint;
 use crate::log::direct;
 use crate::log::drain::SharedLog;
@@ -37,6 +37,7 @@ use crate::log::group::EntryKind;
 use crate::log::journal::{DiskFailure, Journal};
 use crate::log::partition_log::LogRecord;
 use crate::log::reader::{self, Found, OpenSegments, TimedOffset, Wanted};
+use crate::log::tail_cache::TailCache;
 use crate::log::{Log, PartitionId};
 use crate::protocol::ErrorCode;
 use crate::record::{Scratch, batches};
@@ -77,9 +78,14 @@ pub struct Shard {
     opened: OpenSegments,
     scratch: RefCell<Scratch>,
     cache: RefCell<TailCache>,
+    /// Bytes of all logs that are in no segment yet; with [`Shard::most_undrained`] of them appends wait.
+    undrained: Rc<Cell<usize>>,
+    most_undrained: usize,
     checkpoint: RefCell<Option<Checkpoint>>,
     /// Partitions that are gone and that the checkpoint still names.
     removed: RefCell<Vec<PartitionId>>,
+    /// Whether the tail cache may hold something of partitions that are gone.
+    has_gone: Cell<bool>,
     /// Rings when a log begins later than before, or is gone.
     started: Bell,
     /// Rings when a drain has ended.
@@ -109,13 +115,6 @@ pub struct Shard {
 pub(crate) struct Outgoing {
     queue: RefCell<VecDeque<(usize, Request, local::Sender<Reply>)>>,
     bell: Bell,
-}
-
-/// Which cached chunks were made durable first: they are the first to go.
-struct TailCache {
-    order: VecDeque<(PartitionId, i64, usize)>,
-    bytes: usize,
-    budget: usize,
 }
 
 /// What a shard starts from.
@@ -170,9 +169,12 @@ impl Shard {
             purgatory: Rc::default(),
             opened: OpenSegments::default(),
             scratch: RefCell::new(Scratch::new()),
-            cache: RefCell::new(TailCache { order: VecDeque::new(), bytes: 0, budget: start.cache_bytes }),
+            cache: RefCell::new(TailCache::new(start.cache_bytes)),
+            undrained: Rc::default(),
+            most_undrained: start.cache_bytes / 2,
             checkpoint: RefCell::new(Some(start.checkpoint)),
             removed: RefCell::default(),
+            has_gone: Cell::new(false),
             started: Bell::default(),
             drained: Bell::default(),
             housekeeping: Bell::default(),
@@ -347,6 +349,9 @@ impl Shard {
         if !self.journal.has_room(batch.batch.len()) && !self.wait_for_room(batch.batch.len(), produce.deadline).await {
             return (self.refuse_for_now(part, ErrorCode::RequestTimedOut), None);
         }
+        if !self.wait_for_memory(produce.deadline).await {
+            return (self.refuse_for_now(part, ErrorCode::RequestTimedOut), None);
+        }
         if !self.wait_for_direct_room(part.id, produce.deadline).await {
             return (self.refuse_for_now(part, ErrorCode::RequestTimedOut), None);
         }
@@ -395,6 +400,24 @@ impl Shard {
     /// Whether more may go past the journal before the next checkpoint.
     fn may_have_extents(&self) -> bool {
         self.extent_bytes.get() < self.most_extent_bytes
+    }
+
+    /// Waits until there is memory for what is in no segment yet; false if the request's time is over.
+    async fn wait_for_memory(&self, deadline: Instant) -> bool {
+        let has_memory = || self.undrained.get() < self.most_undrained || self.undrained.get() == 0;
+        if has_memory() {
+            return true;
+        }
+        self.housekeeping.ring();
+        let room = async {
+            self.drained.until(|| has_memory().then_some(())).await;
+            true
+        };
+        let late = async {
+            self.io.sleep_until(deadline).await;
+            false
+        };
+        futures_lite::future::or(room, late).await
     }
 
     /// Waits until another batch of the partition may wait for its segment; false if the request's time is over.
@@ -466,13 +489,14 @@ impl Shard {
             let durable = self.journal.next_durable().await;
             let mut partitions = self.partitions.borrow_mut();
             let mut touched = Vec::with_capacity(durable.group.entries.len());
-            let share = durable.group.bytes.len() / durable.group.entries.len().max(1);
+            let mut cached = Vec::with_capacity(durable.group.entries.len());
             for (entry, bytes) in durable.group.payloads() {
                 let Some(partition) = partitions.get_mut(&entry.id) else { continue };
                 let mut log = partition.log.borrow_mut();
                 let bytes = log.on_durable(entry, bytes, durable.file_sequence);
                 if entry.kind == EntryKind::Extent {
-                    self.extent_bytes.set(self.extent_bytes.get() + bytes as u64);
+                    self.extent_bytes.set(self.extent_bytes.get() + bytes.len() as u64);
+                    self.cache.borrow_mut().note(&bytes, vec![(entry.id, entry.end_offset)]);
                 }
                 if entry.kind == EntryKind::LogStart {
                     self.started.ring();
@@ -481,7 +505,9 @@ impl Shard {
                 if log.undrained_bytes() >= DRAIN_BYTES {
                     self.housekeeping.ring();
                 }
-                self.cache.borrow_mut().note(entry.id, entry.end_offset, bytes.max(share));
+                if entry.kind == EntryKind::Append {
+                    cached.push((entry.id, entry.end_offset));
+                }
                 touched.push(entry.id);
             }
             touched.sort_unstable();
@@ -492,10 +518,20 @@ impl Shard {
                     self.coordinators.settle(id, partition.log.borrow().durable_end_offset());
                 }
             }
-            self.cache.borrow_mut().evict(&partitions);
             drop(partitions);
+            self.cache.borrow_mut().note(&durable.group.bytes, cached);
+            if self.undrained.get() > self.most_undrained / 2 {
+                self.housekeeping.ring();
+            }
+            self.evict(TAIL_BUFFERS_AT_ONCE);
             self.journal.dealt_with();
         }
+    }
+
+    /// Lets tails go that are more than the cache may hold, looking at `most` buffers.
+    fn evict(&self, most: usize) {
+        let partitions = self.partitions.borrow();
+        self.cache.borrow_mut().evict(most, |id| partitions.get(&id).map(|partition| partition.log.clone()));
     }
 
     fn wait_for_news(&self, wait: Await, reply: ReplyTo) {
@@ -659,12 +695,14 @@ impl Shard {
             Default::default(),
         );
         log.set_ownership(1);
+        log.count_undrained_in(&self.undrained);
         partitions.insert(id, Partition::new(log, topic, id.partition, self.largest_batch));
     }
 
     /// Adds a partition whose log recovery has brought back.
-    pub fn add(&self, topic: &Topic, log: Log) {
+    pub fn add(&self, topic: &Topic, mut log: Log) {
         let id = log.id;
+        log.count_undrained_in(&self.undrained);
         let partition = Partition::new(log, topic, id.partition, self.largest_batch);
         self.partitions.borrow_mut().insert(id, partition);
     }
@@ -681,6 +719,7 @@ impl Shard {
         self.drained.until(|| (!log.borrow().is_draining()).then_some(())).await;
         self.opened.forget(id);
         self.removed.borrow_mut().push(id);
+        self.has_gone.set(true);
         let dir = log.borrow().dir().to_owned();
         remove_partition_dir(&self.io, &self.data_dir, &dir, &format!("{id}-delete")).await
     }
@@ -722,29 +761,6 @@ async fn remove_dir_with_files(io: &Io, dir: &Path) -> io::Result<()> {
         io.remove_file(&dir.join(entry.name)).await?;
     }
     io.remove_dir(dir).await
-}
-
-impl TailCache {
-    fn note(&mut self, id: PartitionId, end_offset: i64, bytes: usize) {
-        self.order.push_back((id, end_offset, bytes));
-        self.bytes += bytes;
-    }
-
-    /// Lets the oldest chunks go while there are more than the budget allows; pinned ones stop it.
-    fn evict(&mut self, partitions: &BTreeMap<PartitionId, Partition>) {
-        while self.bytes > self.budget {
-            let Some((id, end_offset, bytes)) = self.order.front().copied() else { return };
-            if let Some(partition) = partitions.get(&id) {
-                let mut log = partition.log.borrow_mut();
-                if log.drained_end_offset() < end_offset {
-                    return;
-                }
-                log.evict_before(end_offset);
-            }
-            self.order.pop_front();
-            self.bytes -= bytes;
-        }
-    }
 }
 
 /// A shard's logs, for its housekeeping.

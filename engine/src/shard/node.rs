@@ -21,10 +21,11 @@ use super::message::{Reply, Request, owner};
 use super::quorum::Quorum;
 use super::{Shard, ShardStart, partition_dir, remove_dir_with_files, remove_partition_dir};
 use crate::controller::{ControllerReply, ControllerRequest, MetadataImage, Settings};
+use crate::io::buffer::bound_pool;
 use crate::io::local::{self, Bell};
 use crate::io::mailbox::{Mailbox, mailboxes};
 use crate::io::{Class, DetachedStream, Io, OpenMode, Stream};
-use crate::limits::{JOURNAL_FILE_STEP, JOURNAL_FILES, largest_batch};
+use crate::limits::{JOURNAL_FILE_STEP, JOURNAL_FILES, POOL_SHARE, largest_batch};
 use crate::log::checkpoint::{self, Checkpoint};
 use crate::log::drain::PARTITION_METADATA;
 use crate::log::group::Entry;
@@ -404,6 +405,7 @@ impl Core {
         journal.begin().await?;
         let replay_from = journal.current_file_sequence();
         let memory = config.memory_bytes / config.shards as u64;
+        bound_pool((memory / POOL_SHARE) as usize);
         let shard = Shard::new(ShardStart {
             io: io.clone(),
             data_dir: config.data_dir.clone(),

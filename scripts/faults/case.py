@@ -32,6 +32,10 @@ class Ended(Exception):
     """The case cannot go on; its checks say why."""
 
 
+class OutOfTime(Exception):
+    """The case took longer than it may."""
+
+
 class Skipped(Exception):
     """This machine lacks what the case needs."""
 
@@ -207,14 +211,13 @@ class Broker:
         return self.log.read_text(errors="replace")
 
     def last_words(self):
-        """The last line that it said, for a person."""
-        lines = [
-            line
-            for line in self.said().splitlines()
-            if line.startswith("corelog: ") or " ERROR " in line or " WARN " in line
-        ]
-        lines = lines or self.said().splitlines() or ["nothing"]
-        return lines[-1].strip()[-300:]
+        """What it said last that is worth a person's eye: a panic, its parting sentence, a warning."""
+        lines = self.said().splitlines() or ["nothing"]
+        for at, line in enumerate(lines):
+            if "panicked at" in line:
+                return " ".join(lines[at : at + 2])[:300]
+        worth = [line for line in lines if line.startswith("corelog: ") or " ERROR " in line or " WARN " in line]
+        return (worth or lines)[-1].strip()[-300:]
 
     def ending(self):
         return f"status {self.process.poll()}, its last words: {self.last_words()}"
@@ -246,10 +249,10 @@ class Broker:
 
 
 def begin(descriptors):
-    """In the broker's process: it ends with the case, and has so many descriptors, soft and hard."""
+    """In the broker's process: it ends with the case. `descriptors` are its soft and its hard limit."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     if descriptors:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+        resource.setrlimit(resource.RLIMIT_NOFILE, descriptors)
 
 
 def many_descriptors():

@@ -28,8 +28,12 @@ def names():
 
 def run_here(name, binary):
     """Runs one case in this process and prints its line."""
-    from case import Case, Ended, Skipped, many_descriptors
+    from case import Case, Ended, OutOfTime, Skipped, many_descriptors
 
+    def out_of_time(*_):
+        raise OutOfTime("the time for the case is up")
+
+    signal.signal(signal.SIGINT, out_of_time)
     many_descriptors()
     module, _, variant = name.partition(".")
     case = Case(name, binary)
@@ -75,10 +79,11 @@ def run_apart(name, limit):
         except subprocess.TimeoutExpired:
             os.killpg(child.pid, signal.SIGKILL)
             said, _ = child.communicate()
-        return f"FAIL {name}: not done after {limit} s; {said.strip()}", FAILED
+            said = f"FAIL {name}: not done after {limit} s; {said.strip()}"
+        return said.strip(), FAILED
     if not re.match(r"(PASS|FAIL|SKIP) ", said):
         return f"FAIL {name}: {said.strip()}", FAILED
-    return said.strip(), child.returncode
+    return said.strip(), child.returncode if child.returncode in (PASSED, FAILED_IN_TIME, SKIPPED) else FAILED
 
 
 def main(wanted):

@@ -4,11 +4,11 @@ import os
 import time
 
 from wire import NONE, batch, record
-from few_fds import idle, no_broken_disk
+from few_fds import LIMIT, idle, no_broken_disk
 
 
 def flood(c):
-    broker = c.start(memory=512, descriptors=1024)
+    broker = c.start(memory=512, descriptors=LIMIT)
     client = c.client(broker, timeout=15)
     client.create("t", 16)
     data = batch([record(os.urandom(900_000))])

@@ -1,9 +1,11 @@
 """Members of groups with much metadata.
 
 big   a member joins again and again whose record no batch holds; its neighbours on the same coordinator go on
+stay  500 groups of one member with 1 MB of metadata, twice --memory in all, which stay
 gone  1 000 members with 1 MB of metadata join, and go before they have an answer: what is kept of them?
 """
 
+import collections
 import os
 import time
 
@@ -62,6 +64,27 @@ def big(c):
         others.judge()
 
 
+def stay(c):
+    broker = c.start()
+    c.client(broker).find_coordinator("h")
+    metadata = os.urandom(1_000_000)
+    with c.others(broker) as others:
+        codes = collections.Counter()
+        for number in range(500):
+            client = c.client(broker)
+            answer = client.ask("JoinGroup", 2, joining(f"h{number}", metadata))
+            code = answer["ErrorCode"]
+            if code == NONE:
+                me = {"GroupId": f"h{number}", "GenerationId": answer["GenerationId"], "MemberId": answer["MemberId"]}
+                assignments = [{"MemberId": answer["MemberId"], "Assignment": b"\0" * 4}]
+                code = client.ask("SyncGroup", 0, {**me, "Assignments": assignments})["ErrorCode"]
+            codes[code] += 1
+        c.note(f"joins by code {dict(codes)}")
+        c.check("some join", codes[NONE] > 0)
+        others.judge()
+    c.note(f"RSS {broker.memory():.0f} MiB")
+
+
 def gone(c):
     broker = c.start(settings=SETTINGS)
     c.client(broker).find_coordinator("h")
@@ -77,4 +100,4 @@ def gone(c):
     c.note(f"RSS {broker.memory():.0f} MiB after 1000 members of 1 MB")
 
 
-VARIANTS = {"big": big, "gone": gone}
+VARIANTS = {"big": big, "stay": stay, "gone": gone}

@@ -3,6 +3,7 @@
 partitions   700 partitions get data, more files than descriptors
 sentence     idle connections take all that are left: that is said, but not all the time
 connections  the same, then 700 partitions want their files
+soft         a soft limit of 256 below the hard one: it is raised, and nothing is refused
 both         2 000 partitions with data, and 2 000 connections; kill -9, and a start under the same limit serves them
 """
 
@@ -13,7 +14,8 @@ import time
 
 from wire import NONE, PRODUCE, Client, batch, produce, record
 
-LIMIT = 1024
+# Soft and hard.
+LIMIT = (1024, 1024)
 SENTENCE = re.compile(r"descriptor|open files|nofile|connections", re.I)
 
 
@@ -63,6 +65,17 @@ def partitions(c):
     client.create("t", 700)
     taken = fill(c, client, 700, 15)
     time.sleep(2)
+    no_broken_disk(c, broker)
+    broker.kill()
+    holds(c, c.again(broker), 700, taken)
+
+
+def soft(c):
+    broker = c.start(memory=512, descriptors=(256, 4096))
+    client = c.client(broker, timeout=20)
+    client.create("t", 700)
+    taken = fill(c, client, 700, 8)
+    c.check("all is taken", sum(taken.values()) == 8 * 700, otherwise=f"{sum(taken.values())} of {8 * 700}")
     no_broken_disk(c, broker)
     broker.kill()
     holds(c, c.again(broker), 700, taken)
@@ -151,4 +164,4 @@ def both(c):
     holds(c, c.again(broker), 2000, taken)
 
 
-VARIANTS = {"partitions": partitions, "sentence": sentence, "connections": connections, "both": both}
+VARIANTS = {"partitions": partitions, "sentence": sentence, "soft": soft, "connections": connections, "both": both}

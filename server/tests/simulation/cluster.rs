@@ -34,7 +34,7 @@ pub(crate) struct Cluster {
     pub(crate) broker: NodeId,
     pub(crate) clients: NodeId,
     pub(crate) address: SocketAddr,
-    layout: Layout,
+    layout: RefCell<Layout>,
     ready: Rc<Cell<bool>>,
     failures: Rc<RefCell<Vec<String>>>,
 }
@@ -45,22 +45,41 @@ impl Cluster {
         let world = World::new(seed, faults);
         let (broker, clients) = (world.add_node(), world.add_node());
         let address = SocketAddr::new(world.address(broker), PORT);
+        let layout = RefCell::new(layout);
         Cluster { world, broker, clients, address, layout, ready, failures: Rc::default() }
+    }
+
+    /// The next lives have another layout: an operator may change it between any two.
+    pub(crate) fn redraw(&self, layout: Layout) {
+        *self.layout.borrow_mut() = layout;
+    }
+
+    /// The next lives have journals and memory of these sizes, for each shard.
+    pub(crate) fn resize(&self, journal_bytes: u64, memory_bytes: u64) {
+        let mut layout = self.layout.borrow_mut();
+        (layout.journal_bytes, layout.memory_bytes) = (journal_bytes, memory_bytes);
+    }
+
+    /// Journal and memory of the next life, for each shard.
+    pub(crate) fn sizes(&self) -> (u64, u64) {
+        let layout = self.layout.borrow();
+        (layout.journal_bytes, layout.memory_bytes)
     }
 
     /// Starts a life of the broker, with so many shards and one core for the metadata. As in its `main`, a core
     /// that fails ends the process. `accept_loss` is the operator's word on logs whose end damage has made unsure.
     pub(crate) fn start(&self, shards: usize, accept_loss: bool) {
         self.ready.set(false);
+        let layout = self.layout.borrow().clone();
         let node = NodeConfig {
             data_dir: DATA_DIR.into(),
             node_id: 1,
             shards,
-            journal_bytes: self.layout.journal_bytes * shards as u64,
-            memory_bytes: self.layout.memory_bytes * shards as u64,
-            settings: Settings::new(1, self.layout.settings.clone()).expect("a test sets what is valid"),
+            journal_bytes: layout.journal_bytes * shards as u64,
+            memory_bytes: layout.memory_bytes * shards as u64,
+            settings: Settings::new(1, layout.settings).expect("a test sets what is valid"),
             accept_loss,
-            past_journal_bytes: self.layout.past_journal_bytes,
+            past_journal_bytes: layout.past_journal_bytes,
         };
         let mut mailboxes: Vec<_> = node_mailboxes(&node).into_iter().map(Some).collect();
         let config = Arc::new(BrokerConfig {

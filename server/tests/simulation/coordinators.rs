@@ -55,6 +55,12 @@ fn draw_load(chance: &mut Chance) -> Load {
     }
 }
 
+fn draw_sizes(chance: &mut Chance) -> (u64, u64) {
+    // The smallest in which a coordinator's largest batch finds room.
+    let journal_bytes = 8 * *chance.pick(&[128 << 10, 128 << 10, 256 << 10, 1 << 20]);
+    (journal_bytes, *chance.pick(&[16 << 10, 128 << 10, 32 << 20]))
+}
+
 fn draw_layout(chance: &mut Chance) -> Layout {
     let sessions = crate::reconciling::SESSION_MS.to_string();
     let settings = [
@@ -69,10 +75,10 @@ fn draw_layout(chance: &mut Chance) -> Layout {
         // Clocks may jump by a year.
         ("offsets.retention.minutes", "2147483647"),
     ];
+    let (journal_bytes, memory_bytes) = draw_sizes(chance);
     Layout {
-        // The smallest in which a coordinator's largest batch finds room.
-        journal_bytes: 8 * *chance.pick(&[128 << 10, 128 << 10, 256 << 10, 1 << 20]),
-        memory_bytes: *chance.pick(&[16 << 10, 128 << 10, 32 << 20]),
+        journal_bytes,
+        memory_bytes,
         past_journal_bytes: *chance.pick(&[None, Some(1), Some(1500), Some(6000)]),
         settings: settings.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
     }
@@ -103,6 +109,10 @@ impl Workload for Shared {
 
     fn acknowledged(&self) -> u64 {
         self.acknowledged.get()
+    }
+
+    fn draw_sizes(chance: &mut Chance) -> (u64, u64) {
+        draw_sizes(chance)
     }
 
     fn crashed(&self, crashes: u64) {

@@ -54,6 +54,12 @@ pub(crate) trait Workload {
     /// With all faults over, something does not get on.
     fn stuck(&self, what: &str);
 
+    /// Journal and memory in bytes for each shard: of every life anew.
+    fn draw_sizes(chance: &mut Chance) -> (u64, u64);
+
+    /// Asks whether every partition takes records, and says which does not.
+    fn probe(self: Rc<Self>, _cluster: &Cluster) {}
+
     /// Reads everything, and says what is missing.
     fn sweep(self: Rc<Self>, cluster: &Cluster);
 }
@@ -94,7 +100,8 @@ impl<W: Workload> Run<W> {
     fn life(&mut self, end: End) {
         let shards = self.chance.between(1, 4) as usize;
         let accept_loss = self.chance.one_in(4);
-        tracing::info!(now = ?self.cluster.world.now(), shards, accept_loss, ?end, "--- a life");
+        let (journal, memory) = self.sizes();
+        tracing::info!(now = ?self.cluster.world.now(), shards, journal, memory, accept_loss, ?end, "--- a life");
         self.cluster.start(shards, accept_loss);
         self.starts += 1;
         match end {
@@ -119,6 +126,15 @@ impl<W: Workload> Run<W> {
             }
         }
         self.crash();
+    }
+
+    /// Those of the next life; half of them are as the one before.
+    fn sizes(&mut self) -> (u64, u64) {
+        if self.chance.one_in(2) {
+            let (journal, memory) = W::draw_sizes(&mut self.chance);
+            self.cluster.resize(journal, memory);
+        }
+        self.cluster.sizes()
     }
 
     /// Runs until the condition holds, with an eye on what is damaged meanwhile; whether it held.
@@ -182,6 +198,7 @@ impl<W: Workload> Run<W> {
         if !self.run_until(RECOVERY, |run| run.clients.have_stopped()) {
             self.clients.stuck("clients wait for answers");
         }
+        self.clients.clone().probe(&self.cluster);
         self.clients.clone().sweep(&self.cluster);
         self.cluster.world.stop(self.cluster.broker);
         if !self.run_until(RECOVERY, |run| !run.cluster.is_running()) {
@@ -189,12 +206,14 @@ impl<W: Workload> Run<W> {
             self.cluster.world.crash(self.cluster.broker, CrashKind::Kill);
         }
         if self.start_in_peace() {
+            self.clients.clone().probe(&self.cluster);
             self.clients.clone().sweep(&self.cluster);
         }
     }
 
     fn start_in_peace(&mut self) -> bool {
         self.starts += 1;
+        self.sizes();
         self.cluster.start(self.chance.between(1, 4) as usize, true);
         self.run_until(RECOVERY, |run| run.cluster.is_ready() || !run.cluster.is_running());
         let cluster = &self.cluster;

@@ -10,16 +10,22 @@
 //! of a KIP-848 group that vanish and come back as if nothing had been; observers of committed offsets; an operator
 //! whose markers are too late. It is judged by `checker::Transactions` (I6) and `checker::Groups` (I8).
 //!
+//! Two more do not draw their faults. Scripted lives (`injection.rs`) meet each error at each disk operation in turn.
+//! Uneven ones (`uneven.rs`) have idle beside hot partitions, bursts, hours of silence and clients that are a nuisance,
+//! and ask that others are answered soon.
+//!
 //! `cargo test -p corelog --test simulation` runs 200 seeds of the first and 100 of the second; `SEEDS=5000` more of
 //! them, from `SEED` on (0), on `THREADS` (2). `SEED=123 cargo test -p corelog --test simulation NAME` replays one of
 //! the workload with the test of that name, `CORELOG_LOG=info` with what its broker says.
 
+mod caller;
 mod chance;
 mod classic;
 mod clients;
 mod cluster;
 mod consumer;
 mod coordinators;
+mod injection;
 mod ledger;
 mod lives;
 mod members;
@@ -34,6 +40,7 @@ mod report;
 mod seed;
 mod shared;
 mod transactions;
+mod uneven;
 mod wire;
 
 use report::{Kind, run_seeds};

@@ -16,11 +16,13 @@ use engine::protocol::{ApiKey, ErrorCode, Records, Uuid};
 use engine::record::{BatchBuilder, Codec};
 
 use crate::chance::Chance;
-use crate::clients::{CHURN, Clients, error, place};
+use crate::clients::{CHURN, Clients, Topic, error, place};
 use crate::wire::{Connection, Lost};
 
 /// As many as a broker remembers of a producer: more in flight could not be told from new ones.
 const MOST_UNANSWERED: usize = 5;
+/// A partition of a broker with which nothing is wrong takes a record within this time.
+const AVAILABLE: Duration = Duration::from_secs(10);
 
 struct Batch {
     values: Range<u64>,
@@ -75,6 +77,49 @@ pub(crate) async fn produce(clients: Rc<Clients>, io: Io, number: u64, idempoten
             }
             let pause = producer.chance.below(1000 * producer.clients.load.pause_ms + 1);
             producer.io.sleep(Duration::from_micros(pause)).await;
+        }
+    }
+}
+
+/// One record to a partition, that must be taken now that nothing is wrong any more.
+pub(crate) async fn append_one(
+    clients: &Clients,
+    io: &Io,
+    connection: &mut Connection,
+    topic: &Topic,
+    index: i32,
+) -> Result<(), Lost> {
+    let place = place(topic.id, index);
+    let deadline = io.now() + AVAILABLE;
+    loop {
+        let stream = clients.stream(place, false);
+        let values = clients.values(1);
+        clients.history.borrow_mut().sent(stream, values.clone());
+        let mut builder = BatchBuilder::new();
+        let payload = payload::write(values.start, payload::SHORTEST);
+        builder.append(io.wall_clock_ms(), None, Some(&payload), &[]);
+        let records = Some(Records::Chunks(vec![builder.finish().into()]));
+        let data = TopicProduceData {
+            topic_id: topic.id,
+            partition_data: vec![PartitionProduceData { index, records }],
+            ..Default::default()
+        };
+        let request = ProduceRequest { acks: -1, timeout_ms: 5_000, topic_data: vec![data], ..Default::default() };
+        let answer = connection.ask(&request, 13).await?;
+        let response: ProduceResponse<'_> = answer.message();
+        let told = &response.responses[0].partition_responses[0];
+        match error(told.error_code) {
+            ErrorCode::None => {
+                clients.history.borrow_mut().acknowledged(place, values.clone(), told.base_offset);
+                clients.note_known(values, connection.crashes);
+                return Ok(());
+            }
+            other if io.now() >= deadline => {
+                let what = format!("with all faults over it takes nothing: {other:?}");
+                clients.history.borrow_mut().broken(Rule::Stuck, Some(place), what);
+                return Ok(());
+            }
+            _ => io.sleep(Duration::from_millis(100)).await,
         }
     }
 }

@@ -131,7 +131,6 @@ impl Report {
             // Of the scripted lives alone.
             FaultClass::Planned => false,
             // Not drawn yet.
-            FaultClass::NoDescriptors | FaultClass::NoMemory => false,
             FaultClass::Unreadable | FaultClass::UnreadableRead => false,
             FaultClass::LostFile | FaultClass::ShortenedFile => false,
             _ => true,

@@ -16,12 +16,17 @@ use crate::cluster::{Cluster, Layout};
 use crate::consumer::{Followed, fetch};
 use crate::ledger::Excuse;
 use crate::lives::{Run, Workload};
-use crate::wire::Connection;
+use crate::producer::append_one;
+use crate::setting;
+use crate::wire::{Connection, Lost};
 
 /// Each seed acknowledges at least so many records.
 pub(crate) const LEAST_ACKNOWLEDGED: u64 = 1_000;
 /// The stream of chance that decides what goes past the journal.
 const PAST_JOURNAL: u64 = 101;
+/// The stream of chance for lacks of descriptors and memory; whether they are drawn if `LACKS` does not say so.
+const STREAM_OF_LACKS: u64 = 102;
+const LACKS: u64 = 1;
 
 /// What one seed came to.
 pub(crate) struct Outcome {
@@ -65,6 +70,11 @@ pub(crate) fn draw_faults(seed: u64, damage: bool, chance: &mut Chance, ready: R
     let more_damage = *chance.pick(&[1.0, 5.0, 25.0]);
     faults.lost_write *= more_damage;
     faults.misdirected_write *= more_damage;
+    if setting("LACKS").unwrap_or(LACKS) == 1 {
+        let mut lacks = Chance::new(seed, STREAM_OF_LACKS);
+        faults.no_descriptors = if lacks.one_in(3) { 0.02 * lacks.below(100) as f64 / 100.0 } else { 0.0 };
+        faults.no_memory = if lacks.one_in(3) { 0.001 * lacks.below(100) as f64 / 100.0 } else { 0.0 };
+    }
     faults.damage_filter = Some(Rc::new(move |path: &Path| may_be_damaged(path, mirror, ready.get())));
     let more = *chance.pick(&[1.0, 1.0, 5.0, 20.0]);
     for rate in [
@@ -95,13 +105,14 @@ fn may_be_damaged(path: &Path, mirror: &str, ready: bool) -> bool {
     }
 }
 
+fn draw_sizes(chance: &mut Chance) -> (u64, u64) {
+    let journal_bytes = 8 * *chance.pick(&[64 << 10, 64 << 10, 128 << 10, 256 << 10, 1 << 20]);
+    (journal_bytes, *chance.pick(&[16 << 10, 128 << 10, 32 << 20]))
+}
+
 fn draw_layout(chance: &mut Chance) -> Layout {
-    Layout {
-        journal_bytes: 8 * *chance.pick(&[64 << 10, 64 << 10, 128 << 10, 256 << 10, 1 << 20]),
-        memory_bytes: *chance.pick(&[16 << 10, 128 << 10, 32 << 20]),
-        settings: BTreeMap::new(),
-        past_journal_bytes: None,
-    }
+    let (journal_bytes, memory_bytes) = draw_sizes(chance);
+    Layout { journal_bytes, memory_bytes, settings: BTreeMap::new(), past_journal_bytes: None }
 }
 
 fn draw_load(chance: &mut Chance) -> Load {
@@ -145,6 +156,26 @@ impl Workload for Clients {
 
     fn stuck(&self, what: &str) {
         self.history.borrow_mut().broken(Rule::Stuck, None, what.to_owned());
+    }
+
+    fn draw_sizes(chance: &mut Chance) -> (u64, u64) {
+        draw_sizes(chance)
+    }
+
+    fn probe(self: Rc<Self>, cluster: &Cluster) {
+        let clients = self.clone();
+        let probed = cluster.world.block_on(cluster.clients, move |io| async move {
+            let mut connection = Connection::open(&io, clients.address, clients.crashes.get()).await?;
+            for topic in list_topics(&mut connection).await? {
+                for partition in 0..topic.partitions {
+                    append_one(&clients, &io, &mut connection, &topic, partition).await?;
+                }
+            }
+            Ok::<_, Lost>(())
+        });
+        if probed.is_err() {
+            self.stuck("a connection is lost in peace");
+        }
     }
 
     /// Reads every partition from its start to its end, and says what is missing.

@@ -15,6 +15,7 @@ use super::pages::{Landing, SECTOR};
 use super::random::Random;
 use super::{CrashKind, SimIo};
 use crate::io::buffer::{BLOCK, Buffer};
+use crate::io::fault::of_flush;
 use crate::io::local::{Sender, oneshot};
 use crate::io::{DirEntry, OpenMode};
 
@@ -353,7 +354,9 @@ impl Sim {
                 done.send(refuse().and_then(|()| disk.remove(&path, directory)))
             }
             NameAction::SyncDir { path, limit, done } => {
-                let flushed = refuse().map_err(crate::io::fault::of_flush);
+                // Without a descriptor the directory was not even opened.
+                let needs_descriptor = matches!(refusal, Some(libc::EMFILE | libc::ENFILE));
+                let flushed = refuse().map_err(|error| if needs_descriptor { error } else { of_flush(error) });
                 done.send(flushed.and_then(|()| disk.sync_dir(&path, limit)));
             }
         }
@@ -362,7 +365,14 @@ impl Sim {
     /// The error, if the faults want one; the action then does nothing.
     fn refuse_name_action(&self, disk: &mut Disk, action: &NameAction) -> Option<i32> {
         let faults = self.faults.borrow();
-        let space = (faults.no_space, FaultClass::NoSpace, libc::ENOSPC);
+        // A name that is there already has its place.
+        let is_new = |path: &Path| if disk.resolve(path).is_err() { faults.no_space } else { 0.0 };
+        let new_name = match action {
+            NameAction::Open { path, mode: OpenMode::Create | OpenMode::CreateNew, .. } => is_new(path),
+            NameAction::CreateDir { path, .. } | NameAction::Rename { to: path, .. } => is_new(path),
+            _ => 0.0,
+        };
+        let space = (new_name, FaultClass::NoSpace, libc::ENOSPC);
         let lacks_descriptor =
             if faults.no_descriptors > 0.0 && disk.random.coin() { libc::EMFILE } else { libc::ENFILE };
         let descriptor = (faults.no_descriptors, FaultClass::NoDescriptors, lacks_descriptor);
@@ -586,7 +596,7 @@ fn can_fail(disk: &Disk, on: &Target, code: i32) -> bool {
         },
         (libc::ENOSPC | libc::EDQUOT, Target::Names(action)) => match action {
             NameAction::Open { path, mode: OpenMode::Create | OpenMode::CreateNew, .. } => disk.resolve(path).is_err(),
-            NameAction::CreateDir { .. } | NameAction::Rename { .. } => true,
+            NameAction::CreateDir { path, .. } | NameAction::Rename { to: path, .. } => disk.resolve(path).is_err(),
             _ => false,
         },
         (libc::EMFILE | libc::ENFILE, Target::Names(action)) => {

@@ -88,6 +88,17 @@ pub const OPEN_SEGMENTS: usize = 512;
 /// its decisions. Most decisions are one record of some hundred bytes.
 pub const COORDINATOR_BATCH_BYTES: usize = 64 << 10;
 
+/// Growth of a coordinator's log, in bytes of records, before its state is written anew: fifty coordinators of one core
+/// then load some 100 MB, which takes half a second.
+pub const COORDINATOR_SNAPSHOT_BYTES: u64 = 1 << 20;
+
+/// Bytes of records of a coordinator's state that are written anew at one go: less than [`COORDINATOR_BATCH_BYTES`],
+/// so that they are one batch as a rule.
+pub const COORDINATOR_PIECE_BYTES: usize = 48 << 10;
+
+/// Offsets, members or transactional ids that are looked at for that at one go: about a millisecond.
+pub const COORDINATOR_PIECE_LOOKS: usize = 4_096;
+
 /// Bytes of a coordinator's log that its load holds in memory at a time.
 pub const COORDINATOR_LOAD_BYTES: usize = 1 << 20;
 

@@ -59,11 +59,15 @@ pub enum Bug {
     EmfileIsDiskFailure,
     /// A segment that cannot be opened ends the log of its whole core.
     BadFileIsDiskFailure,
+    /// A coordinator's log is given up before its state is written anew as a whole.
+    PruneBeforeSnapshotIsWhole,
+    /// A coordinator's log is given up although open transactions have offsets in it.
+    SnapshotLeavesOutPending,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 25] = [
+    pub const ALL: [Bug; 27] = [
         Bug::AcknowledgeBeforeFlush,
         Bug::WriteWithoutFlush,
         Bug::AcknowledgePastGap,
@@ -89,6 +93,8 @@ impl Bug {
         Bug::DirectoryForgottenAfterFullDisk,
         Bug::EmfileIsDiskFailure,
         Bug::BadFileIsDiskFailure,
+        Bug::PruneBeforeSnapshotIsWhole,
+        Bug::SnapshotLeavesOutPending,
     ];
 }
 

@@ -49,6 +49,7 @@ impl Run {
             settings,
             accept_loss: false,
             past_journal_bytes,
+            snapshot_after_bytes: None,
         });
         let mut mailboxes: Vec<_> = node_mailboxes(&config).into_iter().map(Some).collect();
         let ready = Rc::new(RefCell::new(None));

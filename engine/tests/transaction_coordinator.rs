@@ -227,6 +227,7 @@ fn start_node(
         settings,
         accept_loss: false,
         past_journal_bytes: None,
+        snapshot_after_bytes: Some(2_000),
     });
     let mut mailboxes: Vec<_> = node_mailboxes(&config).into_iter().map(Some).collect();
     let ready: Rc<RefCell<Option<Core>>> = Rc::default();

@@ -42,6 +42,7 @@ impl Broker {
             settings,
             accept_loss: false,
             past_journal_bytes: None,
+            snapshot_after_bytes: None,
         });
         let mut mailboxes: Vec<_> = node_mailboxes(&config).into_iter().map(Some).collect();
         let ready: Rc<RefCell<Option<Core>>> = Rc::default();

@@ -71,6 +71,7 @@ fn broker_config(settings: &Settings, plan: &CorePlan) -> Result<Arc<BrokerConfi
         settings: BrokerSettings::new(settings.node_id, settings.static_configs())?,
         accept_loss: settings.accept_loss,
         past_journal_bytes: settings.past_journal_bytes,
+        snapshot_after_bytes: None,
     };
     let (advertised_host, advertised_port) = settings.advertise.clone();
     Ok(Arc::new(BrokerConfig {

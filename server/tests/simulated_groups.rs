@@ -37,8 +37,13 @@ const SHARDS: usize = 2;
 const PAUSE: Duration = Duration::from_millis(20);
 
 fn started(seed: u64) -> Cluster {
-    let layout =
-        Layout { journal_bytes: 64 << 20, memory_bytes: 64 << 20, settings: BTreeMap::new(), past_journal_bytes: None };
+    let layout = Layout {
+        journal_bytes: 64 << 20,
+        memory_bytes: 64 << 20,
+        settings: BTreeMap::new(),
+        past_journal_bytes: None,
+        snapshot_after_bytes: None,
+    };
     let cluster = Cluster::new(seed, Faults::none(), layout, Rc::default());
     start(&cluster);
     cluster

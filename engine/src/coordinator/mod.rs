@@ -10,6 +10,7 @@
 
 pub mod group;
 pub mod offsets;
+mod passes;
 pub mod share;
 pub mod transaction;
 
@@ -157,6 +158,20 @@ pub struct Record {
     pub value: Option<Bytes>,
 }
 
+impl Record {
+    /// What a record takes besides its key and value, at most, in bytes: lengths, attributes, timestamp, offset, headers.
+    const OVERHEAD: usize = 32;
+
+    /// What it takes in a log, at most, in bytes.
+    pub fn size_bytes(&self) -> usize {
+        Record::size_of(&self.key, self.value.as_deref())
+    }
+
+    fn size_of(key: &[u8], value: Option<&[u8]>) -> usize {
+        key.len() + value.map_or(0, <[u8]>::len) + Record::OVERHEAD
+    }
+}
+
 /// The producer in whose transaction records stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Producer {
@@ -242,8 +257,10 @@ impl From<ErrorCode> for Reply {
 }
 
 /// What machines are configured by.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
+    /// Growth of the log of groups or of transactions after which the state is written anew, in bytes of records.
+    pub snapshot_after_bytes: u64,
     /// The group coordinator's part.
     pub group: GroupConfig,
     /// The transaction coordinator's part.
@@ -266,9 +283,12 @@ impl Machine {
     /// A machine of which nothing has been replayed yet.
     pub fn new(kind: Kind, config: &Config) -> Machine {
         match kind {
-            Kind::Group => Machine::Group(Box::new(GroupCoordinator::new(config.group.clone()))),
+            Kind::Group => {
+                Machine::Group(Box::new(GroupCoordinator::new(config.group.clone(), config.snapshot_after_bytes)))
+            }
             Kind::Transaction => {
-                Machine::Transaction(Box::new(TransactionCoordinator::new(config.transaction.clone())))
+                let (config, after_bytes) = (config.transaction.clone(), config.snapshot_after_bytes);
+                Machine::Transaction(Box::new(TransactionCoordinator::new(config, after_bytes)))
             }
             Kind::Share => Machine::Share(Box::new(ShareCoordinator::new(config.share.clone()))),
         }
@@ -286,8 +306,8 @@ impl Machine {
         value: Option<&[u8]>,
     ) -> Result<(), DecodeError> {
         match self {
-            Machine::Group(groups) => groups.replay(producer, key, value),
-            Machine::Transaction(transactions) => transactions.replay(key, value),
+            Machine::Group(groups) => groups.replay(offset, producer, key, value),
+            Machine::Transaction(transactions) => transactions.replay(offset, key, value),
             Machine::Share(shares) => shares.replay(offset, key, value),
         }
     }
@@ -295,8 +315,8 @@ impl Machine {
     /// The records of its last step stand in the log, the first at this offset and the rest right behind.
     pub fn appended(&mut self, first_offset: i64, records: &[Record]) {
         match self {
-            // Their topics are compacted, and need no help of theirs.
-            Machine::Group(_) | Machine::Transaction(_) => {}
+            Machine::Group(groups) => groups.appended(first_offset, records),
+            Machine::Transaction(transactions) => transactions.appended(first_offset, records),
             Machine::Share(shares) => shares.appended(first_offset, records),
         }
     }

@@ -4,7 +4,9 @@
 //! counts when the marker has said so. Who may commit is for the group to decide.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
+use super::passes::{Piece, Progress};
 use super::{Producer, Record, Step};
 use crate::protocol::data::{LegacyOffsetCommitKey, OffsetCommitKey, OffsetCommitValue};
 use crate::protocol::value::{decode_key, decode_value, encode_key, encode_value};
@@ -29,6 +31,30 @@ pub struct CommittedOffset {
     /// When it expires, in ms since 1970, if an old client said so.
     pub expire_timestamp: Option<i64>,
 }
+
+impl CommittedOffset {
+    fn record(&self, group: &str, topic: &str, partition: i32) -> Record {
+        let value = OffsetCommitValue {
+            offset: self.offset,
+            leader_epoch: self.leader_epoch,
+            metadata: self.metadata.as_str().into(),
+            commit_timestamp: self.commit_timestamp,
+            expire_timestamp: self.expire_timestamp.unwrap_or(-1),
+            ..Default::default()
+        };
+        let version = if self.expire_timestamp.is_some() { EXPIRING_VALUE_VERSION } else { VALUE_VERSION };
+        let value = encode_value(&value, version).expect("an offset's strings came in a request");
+        Record { key: key(group, topic, partition), value: Some(value) }
+    }
+
+    /// About what its record takes, in bytes.
+    fn size_bytes(&self, group: &str, topic: &str) -> u64 {
+        (group.len() + topic.len() + self.metadata.len()) as u64 + RECORD_BYTES
+    }
+}
+
+/// About what an offset's record takes besides its strings, in bytes.
+const RECORD_BYTES: u64 = 62;
 
 /// An offset and its place among all records.
 #[derive(Debug, Clone)]
@@ -60,7 +86,31 @@ pub struct Offsets {
     /// The producers that have such, by group.
     open: BTreeMap<String, BTreeSet<i64>>,
     sequence: u64,
+    /// About what the records of the committed offsets take, in bytes.
+    bytes: u64,
+    pass: Option<Pass>,
 }
+
+/// A pass that writes the committed offsets anew (see [`super::passes`]).
+///
+/// One of which an open transaction has another waits for the transaction's end: behind the transaction's own record it
+/// would count as the later one, whatever the end. One that a transaction has brought whose record stands before the
+/// pass is written when the transaction has ended. So the pass is whole when neither an offset nor an open
+/// transaction's is left from before it.
+#[derive(Debug)]
+struct Pass {
+    /// The sequence of the last offset before the pass: what is later has its record behind the pass's beginning.
+    before: u64,
+    /// All up to here are looked at.
+    place: Option<Place>,
+    /// Whether all of them are.
+    is_through: bool,
+    /// Those that have been passed over since a transaction had others, and those that a transaction has brought.
+    left: BTreeSet<Place>,
+}
+
+/// A group, a topic and a partition.
+type Place = (String, String, i32);
 
 impl Offsets {
     /// Commits an offset; within a transaction if there is a producer.
@@ -73,17 +123,7 @@ impl Offsets {
         producer: Option<Producer>,
         step: &mut Step,
     ) {
-        let value = OffsetCommitValue {
-            offset: committed.offset,
-            leader_epoch: committed.leader_epoch,
-            metadata: committed.metadata.as_str().into(),
-            commit_timestamp: committed.commit_timestamp,
-            expire_timestamp: committed.expire_timestamp.unwrap_or(-1),
-            ..Default::default()
-        };
-        let version = if committed.expire_timestamp.is_some() { EXPIRING_VALUE_VERSION } else { VALUE_VERSION };
-        let value = encode_value(&value, version).expect("an offset's strings came in a request");
-        step.records.push(Record { key: key(group, topic, partition), value: Some(value) });
+        step.records.push(committed.record(group, topic, partition));
         self.put(group, topic, partition, committed, producer);
     }
 
@@ -97,14 +137,25 @@ impl Offsets {
     ) {
         self.sequence += 1;
         let kept = Kept { committed, sequence: self.sequence };
-        let by_topic = match producer {
-            None => entry(&mut self.groups, group),
+        match producer {
+            None => self.keep(group, topic, partition, kept),
             Some(producer) => {
                 entry(&mut self.open, group).insert(producer.id);
-                entry(self.pending.entry(producer.id).or_default(), group)
+                let by_topic = entry(self.pending.entry(producer.id).or_default(), group);
+                entry(by_topic, topic).insert(partition, kept);
             }
-        };
-        entry(by_topic, topic).insert(partition, kept);
+        }
+    }
+
+    fn keep(&mut self, group: &str, topic: &str, partition: i32, kept: Kept) {
+        self.bytes += kept.committed.size_bytes(group, topic);
+        let before = entry(entry(&mut self.groups, group), topic).insert(partition, kept);
+        self.bytes -= before.map_or(0, |before| before.committed.size_bytes(group, topic));
+    }
+
+    /// About what the records of all committed offsets take, in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// What a partition has; with `stable`, what it will keep.
@@ -123,10 +174,7 @@ impl Offsets {
     }
 
     fn is_pending(&self, group: &str, topic: &str, partition: i32) -> bool {
-        let producers = self.open.get(group).into_iter().flatten();
-        producers
-            .filter_map(|producer| self.pending.get(producer)?.get(group)?.get(topic))
-            .any(|partitions| partitions.contains_key(&partition))
+        is_pending(&self.open, &self.pending, group, topic, partition)
     }
 
     /// Whether the group has offsets, or a transaction that may bring some.
@@ -181,7 +229,9 @@ impl Offsets {
 
     /// Whether there was such an offset.
     fn forget(&mut self, group: &str, topic: &str, partition: i32) -> bool {
-        let mut found = take(&mut self.groups, group, topic, partition).is_some();
+        let taken = take(&mut self.groups, group, topic, partition);
+        self.bytes -= taken.as_ref().map_or(0, |taken| taken.committed.size_bytes(group, topic));
+        let mut found = taken.is_some();
         for producer in self.open.get(group).cloned().into_iter().flatten() {
             let Some(groups) = self.pending.get_mut(&producer) else { continue };
             found |= take(groups, group, topic, partition).is_some();
@@ -207,10 +257,97 @@ impl Offsets {
 
     /// An offset that was committed outside of the transaction, but later, stays.
     fn settle(&mut self, group: &str, topic: &str, partition: i32, kept: Kept) {
-        let partitions = entry(entry(&mut self.groups, group), topic);
-        if partitions.get(&partition).is_none_or(|present| present.sequence < kept.sequence) {
-            partitions.insert(partition, kept);
+        let present = self.groups.get(group).and_then(|topics| topics.get(topic)?.get(&partition));
+        if present.is_some_and(|present| present.sequence > kept.sequence) {
+            return;
         }
+        if let Some(pass) = self.pass.as_mut().filter(|pass| kept.sequence <= pass.before) {
+            pass.left.insert((group.to_owned(), topic.to_owned(), partition));
+        }
+        self.keep(group, topic, partition, kept);
+    }
+
+    /// Begins to write all committed offsets anew.
+    pub(super) fn begin_pass(&mut self) {
+        self.pass = Some(Pass { before: self.sequence, place: None, is_through: false, left: BTreeSet::new() });
+    }
+
+    /// Writes some of those that stand before the pass.
+    pub(super) fn write_anew(&mut self, piece: &mut Piece, step: &mut Step) -> Progress {
+        let mut pass = self.pass.take().expect("a pass has begun");
+        if !pass.is_through {
+            self.go_through(&mut pass, piece, step);
+        }
+        if pass.is_through && !piece.is_full() {
+            self.write_left(&mut pass, piece, step);
+        }
+        let progress = match () {
+            () if !pass.is_through || piece.is_full() => Progress::More,
+            () if planted!(SnapshotLeavesOutPending) => Progress::Whole,
+            () if !pass.left.is_empty() || self.has_pending_before(&pass) => Progress::Waits,
+            () => Progress::Whole,
+        };
+        self.pass = (progress != Progress::Whole).then_some(pass);
+        progress
+    }
+
+    fn go_through(&mut self, pass: &mut Pass, piece: &mut Piece, step: &mut Step) {
+        let Offsets { groups, pending, open, sequence, .. } = self;
+        let from = pass.place.clone();
+        let first = from.as_ref().map_or(Bound::Unbounded, |(group, ..)| Bound::Included(group.as_str()));
+        let mut last: Option<(&String, &String, i32)> = None;
+        for (group, topics) in groups.range_mut::<str, _>((first, Bound::Unbounded)) {
+            let from = from.as_ref().filter(|(of, ..)| of == group);
+            let first = from.map_or(Bound::Unbounded, |(_, topic, _)| Bound::Included(topic.as_str()));
+            for (topic, partitions) in topics.range_mut::<str, _>((first, Bound::Unbounded)) {
+                let from = from.filter(|(_, of, _)| of == topic);
+                let first = from.map_or(Bound::Unbounded, |(_, _, partition)| Bound::Excluded(*partition));
+                for (partition, kept) in partitions.range_mut((first, Bound::Unbounded)) {
+                    if piece.is_full() {
+                        let last = last.map(|(group, topic, partition)| (group.clone(), topic.clone(), partition));
+                        pass.place = last.or(pass.place.take());
+                        return;
+                    }
+                    piece.look();
+                    last = Some((group, topic, *partition));
+                    if kept.sequence > pass.before {
+                        continue;
+                    }
+                    if is_pending(open, pending, group, topic, *partition) {
+                        pass.left.insert((group.clone(), topic.clone(), *partition));
+                        continue;
+                    }
+                    *sequence += 1;
+                    kept.sequence = *sequence;
+                    piece.push(step, kept.committed.record(group, topic, *partition));
+                }
+            }
+        }
+        pass.is_through = true;
+    }
+
+    fn write_left(&mut self, pass: &mut Pass, piece: &mut Piece, step: &mut Step) {
+        let Offsets { groups, pending, open, sequence, .. } = self;
+        pass.left.retain(|(group, topic, partition)| {
+            if piece.is_full() {
+                return true;
+            }
+            piece.look();
+            let kept = groups.get_mut(group).and_then(|topics| topics.get_mut(topic)?.get_mut(partition));
+            let Some(kept) = kept.filter(|kept| kept.sequence <= pass.before) else { return false };
+            if is_pending(open, pending, group, topic, *partition) {
+                return true;
+            }
+            *sequence += 1;
+            kept.sequence = *sequence;
+            piece.push(step, kept.committed.record(group, topic, *partition));
+            false
+        });
+    }
+
+    fn has_pending_before(&self, pass: &Pass) -> bool {
+        let topics = self.pending.values().flat_map(|groups| groups.values().flat_map(BTreeMap::values));
+        topics.flat_map(BTreeMap::values).any(|kept| kept.sequence <= pass.before)
     }
 
     /// Takes a record of the log; gives the group if it now has an offset there.
@@ -251,6 +388,20 @@ impl Offsets {
 fn key(group: &str, topic: &str, partition: i32) -> bytes::Bytes {
     let key = OffsetCommitKey { group: group.into(), topic: topic.into(), partition };
     encode_key(&key).expect("an offset's names came in a request")
+}
+
+/// Whether an open transaction has an offset for it.
+fn is_pending(
+    open: &BTreeMap<String, BTreeSet<i64>>,
+    pending: &BTreeMap<i64, BTreeMap<String, ByTopic>>,
+    group: &str,
+    topic: &str,
+    partition: i32,
+) -> bool {
+    let producers = open.get(group).into_iter().flatten();
+    producers
+        .filter_map(|producer| pending.get(producer)?.get(group)?.get(topic))
+        .any(|partitions| partitions.contains_key(&partition))
 }
 
 /// The entry, made if absent, with a copy of the name only then.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shard;
-use super::message::{DeleteRecords, DeletedRecords, Guard, PartitionId, Reply, owner};
+use super::message::{Guard, PartitionId, Reply, owner};
 use super::node::ReplyTo;
 use crate::controller::resource_configs::ResourceKind;
 use crate::controller::{BrokerValues, MetadataImage};
@@ -215,11 +215,11 @@ fn topics_of(image: &MetadataImage) -> Topics {
 }
 
 /// The configs of the coordinators, as Kafka names them.
-fn config_of(values: &BrokerValues<'_>) -> coordinator::Config {
+fn config_of(values: &BrokerValues<'_>, snapshot_after_bytes: u64) -> coordinator::Config {
     let group = GroupConfig::new(|name| values.number(name), |name| values.text(name).unwrap_or_default().to_owned());
     let transaction = TransactionConfig::new(|name| values.number(name));
     let share = ShareConfig::new(|name| values.number(name));
-    coordinator::Config { group, transaction, share }
+    coordinator::Config { snapshot_after_bytes, group, transaction, share }
 }
 
 fn millis(now: Instant) -> u64 {
@@ -418,8 +418,7 @@ impl Shard {
         let shard = self.clone();
         self.io.spawn(Class::Background, async move {
             let deadline = Instant(shard.io.now().0.saturating_add(GIVE_UP_WAIT.as_nanos() as u64));
-            let result = shard.delete_records(DeleteRecords { deadline, parts: vec![(id, offset)] }).await;
-            if let Some(DeletedRecords { error, .. }) = result.first().filter(|result| result.error != ErrorCode::None) {
+            if let Err(error) = shard.give_up_records(id, offset, deadline).await {
                 tracing::warn!(partition = %id, offset, error = error.name(), "a coordinator's log keeps what it does not need");
             }
         });
@@ -473,7 +472,7 @@ fn batches_of(records: &[Record], producer: Option<Producer>, now_ms: i64) -> Ve
     }
     let mut batches = Vec::with_capacity(1);
     for record in records {
-        let size = record.key.len() + record.value.as_ref().map_or(0, bytes::Bytes::len) + RECORD_OVERHEAD;
+        let size = record.size_bytes();
         if !builder.is_empty() && builder.size() + size > COORDINATOR_BATCH_BYTES {
             batches.push(builder.finish());
             builder.clear();
@@ -483,9 +482,6 @@ fn batches_of(records: &[Record], producer: Option<Producer>, now_ms: i64) -> Ve
     batches.push(builder.finish());
     batches
 }
-
-/// What a record takes besides its key and value, at most: lengths, attributes, timestamp, offset, headers.
-const RECORD_OVERHEAD: usize = 32;
 
 /// Loading.
 impl Shard {
@@ -498,7 +494,7 @@ impl Shard {
         let shard = self.clone();
         self.io.spawn(Class::Foreground, async move {
             let values = shard.image.borrow().clone();
-            let config = config_of(&BrokerValues::new(&shard.settings, &values));
+            let config = config_of(&BrokerValues::new(&shard.settings, &values), shard.snapshot_after_bytes);
             if let Some(machine) = shard.replay_log(id, load, Machine::new(kind, &config)).await {
                 shard.seat_machine(id, load, machine);
             }

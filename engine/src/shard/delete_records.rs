@@ -5,6 +5,7 @@
 
 use super::Shard;
 use super::message::{DeleteRecords, DeletedRecords, PartitionId};
+use super::partition::Partition;
 use crate::io::Instant;
 use crate::log::drain::SharedLog;
 use crate::protocol::ErrorCode;
@@ -14,7 +15,8 @@ impl Shard {
     pub(super) async fn delete_records(&self, wanted: DeleteRecords) -> Vec<DeletedRecords> {
         let mut begun = Vec::with_capacity(wanted.parts.len());
         for (id, offset) in &wanted.parts {
-            begun.push(self.begin_to_delete(*id, *offset, wanted.deadline).await);
+            let start_to_be = |partition: &Partition| partition.start_to_be(*offset);
+            begun.push(self.begin_to_delete(*id, wanted.deadline, start_to_be).await);
         }
         let mut results = Vec::with_capacity(begun.len());
         for begun in begun {
@@ -26,12 +28,31 @@ impl Shard {
         results
     }
 
-    /// Puts a log's new start into the journal; gives the log and the start to wait for.
-    async fn begin_to_delete(
+    /// Moves the start of an internal topic's log forward, whatever the topic's policy: its coordinator knows what
+    /// of it counts.
+    ///
+    /// # Errors
+    /// What a client who deletes records would be told.
+    pub(super) async fn give_up_records(
         &self,
         id: PartitionId,
         offset: i64,
         deadline: Instant,
+    ) -> Result<(), ErrorCode> {
+        let start_to_be = |partition: &Partition| partition.own_start_to_be(offset);
+        let (log, start) = self.begin_to_delete(id, deadline, start_to_be).await?;
+        match self.deleted(&log, start, deadline).await.error {
+            ErrorCode::None => Ok(()),
+            error => Err(error),
+        }
+    }
+
+    /// Puts a log's new start into the journal; gives the log and the start to wait for.
+    async fn begin_to_delete(
+        &self,
+        id: PartitionId,
+        deadline: Instant,
+        start_to_be: impl Fn(&Partition) -> Result<i64, ErrorCode>,
     ) -> Result<(SharedLog, i64), ErrorCode> {
         let find = || -> Result<(SharedLog, i64), ErrorCode> {
             if self.failure.is_set() || self.stopping.get() {
@@ -39,7 +60,7 @@ impl Shard {
             }
             let partitions = self.partitions.borrow();
             let partition = partitions.get(&id).ok_or(ErrorCode::NotLeaderOrFollower)?;
-            Ok((partition.log.clone(), partition.start_to_be(offset)?))
+            Ok((partition.log.clone(), start_to_be(partition)?))
         };
         let (mut log, mut start) = find()?;
         if start <= log.borrow().log_start_offset() {

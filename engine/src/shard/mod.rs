@@ -102,6 +102,8 @@ pub struct Shard {
     keeping_house: Cell<bool>,
     /// Batches of at least so many bytes go past the journal.
     past_journal: usize,
+    /// Growth of a coordinator's log after which its state is written anew, in bytes.
+    snapshot_after_bytes: u64,
     /// Bytes that may have gone past it since the last checkpoint.
     most_extent_bytes: u64,
     /// Bytes that have; with the most of them, large batches go to the journal until there is a checkpoint.
@@ -141,6 +143,8 @@ pub struct ShardStart {
     pub cache_bytes: usize,
     /// Batches of at least so many bytes go past the journal.
     pub past_journal: usize,
+    /// Growth of a coordinator's log after which its state is written anew, in bytes.
+    pub snapshot_after_bytes: u64,
     /// Bytes that may have gone past the journal since the last checkpoint.
     pub most_extent_bytes: u64,
 }
@@ -184,6 +188,7 @@ impl Shard {
             stopping: Cell::new(false),
             keeping_house: Cell::new(false),
             past_journal: start.past_journal,
+            snapshot_after_bytes: start.snapshot_after_bytes,
             most_extent_bytes: start.most_extent_bytes,
             extent_bytes: Cell::new(0),
             direct_writers: Cell::new(0),

@@ -25,7 +25,7 @@ use crate::io::buffer::bound_pool;
 use crate::io::local::{self, Bell};
 use crate::io::mailbox::{Mailbox, mailboxes};
 use crate::io::{Class, DetachedStream, Io, OpenMode, Stream};
-use crate::limits::{JOURNAL_FILE_STEP, JOURNAL_FILES, POOL_SHARE, largest_batch};
+use crate::limits::{COORDINATOR_SNAPSHOT_BYTES, JOURNAL_FILE_STEP, JOURNAL_FILES, POOL_SHARE, largest_batch};
 use crate::log::checkpoint::{self, Checkpoint};
 use crate::log::drain::PARTITION_METADATA;
 use crate::log::group::Entry;
@@ -53,6 +53,8 @@ pub struct NodeConfig {
     /// Batches of at least so many bytes are written straight to their segment, and the journal names their place;
     /// `None` for never.
     pub past_journal_bytes: Option<usize>,
+    /// Growth of a coordinator's log after which its state is written anew, in bytes; none for the usual one.
+    pub snapshot_after_bytes: Option<u64>,
 }
 
 impl NodeConfig {
@@ -418,6 +420,7 @@ impl Core {
             checkpoint: Checkpoint::after(io.clone(), dir, generation),
             cache_bytes: (memory / 2) as usize,
             past_journal: config.past_journal_bytes.unwrap_or(usize::MAX),
+            snapshot_after_bytes: config.snapshot_after_bytes.unwrap_or(COORDINATOR_SNAPSHOT_BYTES),
             most_extent_bytes: file_bytes * JOURNAL_FILES as u64,
         });
         shard.run_settling();

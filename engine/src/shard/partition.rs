@@ -134,9 +134,16 @@ impl Partition {
         if !self.deletes {
             return Err(ErrorCode::PolicyViolation);
         }
-        let high_watermark = self.high_watermark();
-        let offset = if offset == -1 { high_watermark } else { offset };
-        (0..=high_watermark).contains(&offset).then_some(offset).ok_or(ErrorCode::OffsetOutOfRange)
+        let offset = if offset == -1 { self.high_watermark() } else { offset };
+        self.own_start_to_be(offset)
+    }
+
+    /// Where the log begins when the broker itself has given up what is before `offset`.
+    ///
+    /// # Errors
+    /// OFFSET_OUT_OF_RANGE.
+    pub fn own_start_to_be(&self, offset: i64) -> Result<i64, ErrorCode> {
+        (0..=self.high_watermark()).contains(&offset).then_some(offset).ok_or(ErrorCode::OffsetOutOfRange)
     }
 
     /// NONE, or why a client that believes in `epoch` is turned away (KIP-320).

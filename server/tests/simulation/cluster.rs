@@ -26,6 +26,8 @@ pub(crate) struct Layout {
     pub(crate) settings: BTreeMap<String, String>,
     /// Batches of at least so many bytes are written straight to their segment.
     pub(crate) past_journal_bytes: Option<usize>,
+    /// Growth of a coordinator's log after which its state is written anew: small, so that it often is.
+    pub(crate) snapshot_after_bytes: Option<u64>,
 }
 
 /// One broker and the machine of its clients.
@@ -80,6 +82,7 @@ impl Cluster {
             settings: Settings::new(1, layout.settings).expect("a test sets what is valid"),
             accept_loss,
             past_journal_bytes: layout.past_journal_bytes,
+            snapshot_after_bytes: layout.snapshot_after_bytes,
         };
         let mut mailboxes: Vec<_> = node_mailboxes(&node).into_iter().map(Some).collect();
         let config = Arc::new(BrokerConfig {

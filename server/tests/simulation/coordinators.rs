@@ -80,6 +80,7 @@ fn draw_layout(chance: &mut Chance) -> Layout {
         journal_bytes,
         memory_bytes,
         past_journal_bytes: *chance.pick(&[None, Some(1), Some(1500), Some(6000)]),
+        snapshot_after_bytes: *chance.pick(&[Some(400), Some(2_000), Some(10_000), None]),
         settings: settings.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
     }
 }

@@ -248,6 +248,7 @@ impl Life {
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .into(),
             past_journal_bytes: script.past_journal_bytes,
+            snapshot_after_bytes: None,
         };
         let cluster = Cluster::new(number, Faults::none(), layout, Rc::default());
         Life { script, cluster, known: Rc::default(), shards: script.shards, error: None, ends: 0 }

@@ -13,12 +13,14 @@ use crate::report::{Kind, judge};
 use crate::{COORDINATORS, RECORDS, setting};
 
 /// They need groups or transactions: for the workload that has them.
-const OF_COORDINATORS: [Bug; 5] = [
+const OF_COORDINATORS: [Bug; 7] = [
     Bug::AssignBeforeRevoke,
     Bug::FencedGenerationCommits,
     Bug::CoordinatorAnswersEarly,
     Bug::MarkerOfPreviousEpochAccepted,
     Bug::StableOffsetAheadOfOpenTransaction,
+    Bug::PruneBeforeSnapshotIsWhole,
+    Bug::SnapshotLeavesOutPending,
 ];
 
 /// They need an error in one certain place: for the scripted lives, each struck in so many of its places.

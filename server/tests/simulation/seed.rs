@@ -112,7 +112,8 @@ fn draw_sizes(chance: &mut Chance) -> (u64, u64) {
 
 fn draw_layout(chance: &mut Chance) -> Layout {
     let (journal_bytes, memory_bytes) = draw_sizes(chance);
-    Layout { journal_bytes, memory_bytes, settings: BTreeMap::new(), past_journal_bytes: None }
+    let settings = BTreeMap::new();
+    Layout { journal_bytes, memory_bytes, settings, past_journal_bytes: None, snapshot_after_bytes: None }
 }
 
 fn draw_load(chance: &mut Chance) -> Load {

@@ -127,6 +127,7 @@ fn draw_layout(chance: &mut Chance) -> Layout {
         memory_bytes: *chance.pick(&[16 << 20, 32 << 20, 128 << 20]),
         settings: BTreeMap::new(),
         past_journal_bytes: *chance.pick(&[None, None, Some(6000)]),
+        snapshot_after_bytes: None,
     }
 }
 

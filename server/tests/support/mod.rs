@@ -49,6 +49,7 @@ impl Bench {
             settings: Settings::new(1, self.configs.clone()).expect("valid settings"),
             accept_loss: false,
             past_journal_bytes: None,
+            snapshot_after_bytes: None,
         };
         let mut mailboxes: Vec<_> = node_mailboxes(&node).into_iter().map(Some).collect();
         let config = Arc::new(BrokerConfig {

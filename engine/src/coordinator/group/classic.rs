@@ -31,7 +31,7 @@ use crate::protocol::messages::join_group::{
 use crate::protocol::messages::leave_group::{MemberIdentity, MemberResponse};
 use crate::protocol::messages::sync_group::{SyncGroupRequest, SyncGroupResponse};
 use crate::protocol::value::{decode_value, encode_key, encode_value};
-use crate::protocol::{Decoder, ErrorCode, Message, Str};
+use crate::protocol::{DecodeError, Decoder, ErrorCode, Message, Str};
 
 /// The protocol type of consumers, whose metadata is understood here.
 pub const CONSUMER: &str = "consumer";
@@ -172,6 +172,8 @@ pub struct ClassicGroup {
     new_member_added: bool,
     /// The topics that its consumers have subscribed to, if that is known.
     subscribed: Option<BTreeSet<String>>,
+    /// The value of its record in the log, if it has one: the last stable generation, or what became of it.
+    recorded: Option<Bytes>,
 }
 
 /// The error of a member's request that names what is not, or not any more.
@@ -197,12 +199,18 @@ impl ClassicGroup {
             sync_deadline: None,
             new_member_added: false,
             subscribed: None,
+            recorded: None,
         }
     }
 
-    /// The group that a record holds. Its members' sessions begin with [`ClassicGroup::loaded`].
-    pub fn from_record(id: &str, value: &GroupMetadataValue<'_>) -> ClassicGroup {
+    /// The group that a record's value holds. Its members' sessions begin with [`ClassicGroup::loaded`].
+    ///
+    /// # Errors
+    /// If the value cannot be read.
+    pub fn from_record(id: &str, recorded: &[u8]) -> Result<ClassicGroup, DecodeError> {
+        let value: GroupMetadataValue<'_> = decode_value(recorded)?;
         let mut group = ClassicGroup::new(id);
+        group.recorded = Some(Bytes::copy_from_slice(recorded));
         group.state = if value.members.is_empty() { State::Empty } else { State::Stable };
         group.previous = group.state;
         group.state_timestamp = (value.current_state_timestamp >= 0).then_some(value.current_state_timestamp);
@@ -229,7 +237,7 @@ impl ClassicGroup {
             group.members.insert(member.member_id.to_string(), known);
         }
         group.subscribed = group.compute_subscribed();
-        group
+        Ok(group)
     }
 
     /// A stable group of consumers that were members of a group of the other protocol.
@@ -711,7 +719,7 @@ impl ClassicGroup {
         }
     }
 
-    fn persist(&self, turn: &mut Turn<'_, '_>) {
+    fn persist(&mut self, turn: &mut Turn<'_, '_>) {
         let protocol = self.protocol.as_deref().unwrap_or_default();
         let member = |(id, member): (&String, &Member)| MemberMetadata {
             member_id: id.clone().into(),
@@ -732,7 +740,14 @@ impl ClassicGroup {
             members: self.members.iter().map(member).collect(),
         };
         let value = encode_value(&value, VALUE_VERSION).expect("a group's strings came in requests");
-        turn.step.records.push(Record { key: group_key(&self.id), value: Some(value) });
+        self.recorded = Some(value);
+        turn.step.records.extend(self.record());
+    }
+
+    /// The group's record as it stands in the log, if one does.
+    pub fn record(&self) -> Option<Record> {
+        let value = self.recorded.clone()?;
+        Some(Record { key: group_key(&self.id), value: Some(value) })
     }
 
     /// The record that ends the group.

@@ -13,14 +13,15 @@ pub mod consumer;
 mod offset_requests;
 pub mod share;
 pub mod shares;
+mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
 use super::offsets::Offsets;
-use super::{Context, Producer, Reply, Step, Ticket};
-use crate::protocol::data::group_metadata_value::GroupMetadataValue;
+use super::passes::Passes;
+use super::{Context, Producer, Record, Reply, Step, Ticket};
 use crate::protocol::data::{
     ConsumerGroupPartitionMetadataKey, GroupMetadataKey, LegacyOffsetCommitKey, OffsetCommitKey,
 };
@@ -39,7 +40,7 @@ use crate::protocol::messages::offset_delete::{OffsetDeleteRequest, OffsetDelete
 use crate::protocol::messages::offset_fetch::{OffsetFetchRequestGroup, OffsetFetchResponseGroup};
 use crate::protocol::messages::sync_group::{SyncGroupRequest, SyncGroupResponse};
 use crate::protocol::messages::txn_offset_commit::{TxnOffsetCommitRequest, TxnOffsetCommitResponse};
-use crate::protocol::value::{decode_key, decode_value, record_type};
+use crate::protocol::value::{decode_key, record_type};
 use crate::protocol::{DecodeError, ErrorCode, RecordData};
 use classic::ClassicGroup;
 use config::GroupConfig;
@@ -47,6 +48,7 @@ use consumer::records::Change;
 use consumer::{ConsumerGroup, Failure};
 use share::ShareGroup;
 use shares::{ShareGroupReply, ShareGroupRequest};
+use snapshot::Place;
 
 /// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -238,11 +240,14 @@ pub struct GroupCoordinator {
     scheduled: BTreeMap<String, u64>,
     /// When offsets are next looked through for old ones.
     expire_at: Option<u64>,
+    passes: Passes,
+    /// How far the pass under way has come.
+    place: Place,
 }
 
 impl GroupCoordinator {
-    /// A coordinator without groups.
-    pub fn new(config: GroupConfig) -> GroupCoordinator {
+    /// A coordinator without groups, which writes its state anew when its log has grown by `snapshot_after_bytes`.
+    pub fn new(config: GroupConfig, snapshot_after_bytes: u64) -> GroupCoordinator {
         GroupCoordinator {
             config,
             groups: BTreeMap::new(),
@@ -250,6 +255,8 @@ impl GroupCoordinator {
             timers: BTreeSet::new(),
             scheduled: BTreeMap::new(),
             expire_at: None,
+            passes: Passes::new(snapshot_after_bytes),
+            place: Place::default(),
         }
     }
 
@@ -646,12 +653,16 @@ impl GroupCoordinator {
             self.expire_at = Some(now_ms + self.config.retention_check_interval_ms);
             self.expire_offsets(context, &mut step);
         }
+        if self.passes.is_due(now_ms) {
+            self.write_anew(context, &mut step);
+        }
         step
     }
 
     /// When [`GroupCoordinator::tick`] is due.
     pub fn next_deadline(&self) -> Option<u64> {
-        self.timers.first().map(|(at, _)| *at).into_iter().chain(self.expire_at).min()
+        let timer = self.timers.first().map(|(at, _)| *at);
+        timer.into_iter().chain(self.expire_at).chain(self.passes.next_deadline()).min()
     }
 
     /// Offsets of topics that are gone go too.
@@ -696,7 +707,14 @@ impl GroupCoordinator {
     ///
     /// # Errors
     /// If it is none that this coordinator writes.
-    pub fn replay(&mut self, producer: Option<Producer>, key: &[u8], value: Option<&[u8]>) -> Result<(), DecodeError> {
+    pub fn replay(
+        &mut self,
+        offset: i64,
+        producer: Option<Producer>,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<(), DecodeError> {
+        self.passes.note(offset, Record::size_of(key, value));
         match record_type(key)? {
             kind @ (LegacyOffsetCommitKey::RECORD_TYPE | OffsetCommitKey::RECORD_TYPE) => {
                 if let Some(group) = self.offsets.replay(kind, producer, key, value)?
@@ -714,8 +732,7 @@ impl GroupCoordinator {
                     }
                     None => {}
                     Some(value) => {
-                        let value: GroupMetadataValue<'_> = decode_value(value)?;
-                        let group = ClassicGroup::from_record(&key.group, &value);
+                        let group = ClassicGroup::from_record(&key.group, value)?;
                         self.groups.insert(key.group.into_owned(), Group::Classic(group));
                     }
                 }

@@ -12,6 +12,10 @@ use crate::protocol::messages::sync_group::SyncGroupRequestAssignment;
 mod classic;
 mod consumer;
 mod share;
+mod snapshot;
+
+/// Reached by no test.
+const SNAPSHOT_AFTER_BYTES: u64 = 1 << 20;
 
 /// A coordinator, its log and its clock.
 pub(super) struct Bench {
@@ -32,7 +36,7 @@ impl Bench {
     pub(super) fn with(config: GroupConfig) -> Bench {
         let topic = |name: &str, id: u8, partitions| (name.to_owned(), TopicInfo { id: Uuid([id; 16]), partitions });
         let mut bench = Bench {
-            coordinator: GroupCoordinator::new(config),
+            coordinator: GroupCoordinator::new(config, SNAPSHOT_AFTER_BYTES),
             log: Vec::new(),
             now_ms: 1_000_000,
             bits: 1,
@@ -98,9 +102,9 @@ impl Bench {
 
     /// What a crash leaves: the log.
     pub(super) fn restart(&mut self) {
-        let mut again = GroupCoordinator::new(self.coordinator.config.clone());
-        for (producer, record) in &self.log {
-            again.replay(*producer, &record.key, record.value.as_deref()).expect("own records are read");
+        let mut again = GroupCoordinator::new(self.coordinator.config.clone(), SNAPSHOT_AFTER_BYTES);
+        for (offset, (producer, record)) in (0..).zip(&self.log) {
+            again.replay(offset, *producer, &record.key, record.value.as_deref()).expect("own records are read");
         }
         self.coordinator = again;
         self.replies.clear();

@@ -10,9 +10,11 @@ pub mod state;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
-use super::{Context, Markers, Producer, Reply, Step, Ticket};
+use super::passes::{Passes, Progress};
+use super::{Context, Markers, Producer, Record, Reply, Step, Ticket};
 use crate::limits::TRANSACTIONAL_IDS_PER_COORDINATOR;
 use crate::protocol::data::TransactionLogKey;
 use crate::protocol::value::{decode_key, record_type};
@@ -129,13 +131,16 @@ pub struct TransactionCoordinator {
     wall_ahead_ms: i64,
     /// When ids are looked through next, on the monotonic clock.
     next_expiry_ms: u64,
+    passes: Passes,
+    /// The last id that the pass under way has written.
+    written: Option<String>,
 }
 
 type Answer = Result<TransactionReply, ErrorCode>;
 
 impl TransactionCoordinator {
-    /// One that knows no ids.
-    pub fn new(config: TransactionConfig) -> TransactionCoordinator {
+    /// One that knows no ids, and writes its state anew when its log has grown by `snapshot_after_bytes`.
+    pub fn new(config: TransactionConfig, snapshot_after_bytes: u64) -> TransactionCoordinator {
         TransactionCoordinator {
             config,
             ids: BTreeMap::new(),
@@ -143,6 +148,8 @@ impl TransactionCoordinator {
             resumed: Vec::new(),
             wall_ahead_ms: 0,
             next_expiry_ms: EXPIRY_INTERVAL_MS,
+            passes: Passes::new(snapshot_after_bytes),
+            written: None,
         }
     }
 
@@ -150,7 +157,8 @@ impl TransactionCoordinator {
     ///
     /// # Errors
     /// If it is none of this coordinator's.
-    pub fn replay(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), DecodeError> {
+    pub fn replay(&mut self, offset: i64, key: &[u8], value: Option<&[u8]>) -> Result<(), DecodeError> {
+        self.passes.note(offset, Record::size_of(key, value));
         let found = record_type(key)?;
         if found != RECORD_TYPE {
             return Err(DecodeError::UnsupportedVersion { name: "TransactionLogKey", version: found });
@@ -449,7 +457,40 @@ impl TransactionCoordinator {
             self.next_expiry_ms = context.now_ms + EXPIRY_INTERVAL_MS;
             self.expire(now_ms, &mut step);
         }
+        if self.passes.is_due(context.now_ms) {
+            self.write_anew(context.now_ms, &mut step);
+        }
         step
+    }
+
+    /// A step's records stand in the log, the first at this offset.
+    pub fn appended(&mut self, first_offset: i64, records: &[Record]) {
+        for (offset, record) in (first_offset..).zip(records) {
+            self.passes.note(offset, record.size_bytes());
+        }
+    }
+
+    /// Writes another piece of the state; begins with it if it is time.
+    fn write_anew(&mut self, now_ms: u64, step: &mut Step) {
+        if !self.passes.is_running() {
+            let state_bytes = self.ids.iter().map(|(id, transaction)| transaction.size_bytes(id)).sum();
+            if !self.passes.begin(state_bytes) {
+                return;
+            }
+            self.written = None;
+        }
+        let mut piece = self.passes.piece();
+        let from = self.written.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut left = self.ids.range::<String, _>((from, Bound::Unbounded)).peekable();
+        let mut written = None;
+        while let Some((id, transaction)) = left.next_if(|_| !piece.is_full()) {
+            piece.look();
+            piece.push(step, transaction.record(id));
+            written = Some(id.clone());
+        }
+        let progress = if left.peek().is_some() { Progress::More } else { Progress::Whole };
+        self.written = written.or(self.written.take());
+        self.passes.go_on(now_ms, progress, step);
     }
 
     fn expire(&mut self, now_ms: i64, step: &mut Step) {
@@ -475,7 +516,7 @@ impl TransactionCoordinator {
             .first()
             .map(|(deadline, _)| u64::try_from(deadline.saturating_sub(self.wall_ahead_ms)).unwrap_or(0));
         let expiry = (!self.ids.is_empty()).then_some(self.next_expiry_ms);
-        timeout.into_iter().chain(expiry).min()
+        timeout.into_iter().chain(expiry).chain(self.passes.next_deadline()).min()
     }
 }
 

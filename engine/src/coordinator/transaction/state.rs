@@ -221,6 +221,12 @@ impl Transaction {
         self.updated_ms = now_ms;
     }
 
+    /// About what its record takes, in bytes.
+    pub fn size_bytes(&self, transactional_id: &str) -> u64 {
+        let partitions = self.partitions.iter().map(|(topic, indexes)| topic.len() + 4 * indexes.len() + 8);
+        (transactional_id.len() + partitions.sum::<usize>() + 96) as u64
+    }
+
     /// The record of the state.
     pub fn record(&self, transactional_id: &str) -> Record {
         let partitions = self.partitions.iter().map(|(topic, indexes)| PartitionsSchema {

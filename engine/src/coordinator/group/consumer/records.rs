@@ -3,13 +3,15 @@
 //! Invariant: what is decided and what is replayed goes through [`ConsumerGroup::apply`] alike.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 
 use bytes::Bytes;
 
 use super::expressions::Expression;
 use super::{Assignment, ClassicMetadata, ConsumerGroup, Current, MemberState, Metadata};
-use crate::coordinator::Record;
 use crate::coordinator::group::Client;
+use crate::coordinator::passes::Piece;
+use crate::coordinator::{Record, Step};
 use crate::protocol::data::consumer_group_current_member_assignment_value::{
     ConsumerGroupCurrentMemberAssignmentValue, TopicPartitions,
 };
@@ -61,6 +63,9 @@ pub enum Change {
     /// Nobody uses the expression.
     RegexEnd(String),
 }
+
+/// About what a record of a member takes besides what can be long, in bytes.
+const MEMBER_BYTES: usize = 100;
 
 /// Only what strings of requests make too long for its length field; a request has the same field.
 pub const FITS: &str = "a group's strings came in requests";
@@ -327,6 +332,70 @@ impl ConsumerGroup {
             Change::Regex(regex, topics, _) => drop(self.expressions.insert(regex, Expression::new(topics))),
             Change::RegexEnd(regex) => drop(self.expressions.remove(&regex)),
         }
+    }
+
+    /// Puts the records of its state into the step: what concerns the group as a whole, then members by id, those
+    /// behind `after` if it was written up to there. The last member that is written if there are more.
+    pub(in crate::coordinator) fn write_anew(
+        &self,
+        after: Option<&str>,
+        now_ms: i64,
+        piece: &mut Piece,
+        step: &mut Step,
+    ) -> Option<String> {
+        let mut push = |piece: &mut Piece, change: Change| piece.push(step, change.record(&self.id));
+        if after.is_none() {
+            push(piece, Change::Group { epoch: self.epoch, hash: self.hash });
+            push(piece, Change::TargetEpoch(self.assignment_epoch));
+            for (regex, expression) in &self.expressions {
+                push(piece, Change::Regex(regex.clone(), expression.topics.clone(), now_ms));
+            }
+        }
+        let from = || (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let members = self.members.range::<str, _>(from()).map(|(id, _)| id.as_str());
+        let targets = self.targets.range::<str, _>(from()).map(|(id, _)| id.as_str());
+        let ids: BTreeSet<&str> = members.chain(targets).collect();
+        let mut last = after;
+        for id in ids {
+            if piece.is_full() {
+                return Some(last.unwrap_or_default().to_owned());
+            }
+            piece.look();
+            if let Some(member) = self.members.get(id) {
+                push(piece, Change::Member(id.to_owned(), member.metadata.clone()));
+                push(piece, Change::Current(id.to_owned(), member.current.clone()));
+            }
+            if let Some(target) = self.targets.get(id) {
+                push(piece, Change::Target(id.to_owned(), target.clone()));
+            }
+            last = Some(id);
+        }
+        None
+    }
+
+    /// About what the records of its state take, in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let assigned =
+            |assignment: &Assignment| assignment.values().map(|partitions| 20 + 4 * partitions.len()).sum::<usize>();
+        let members = self.members.values().map(|member| {
+            let Metadata { instance_id, rack_id, client, subscribed, regex, classic, .. } = &member.metadata;
+            let protocols = classic.iter().flat_map(|classic| &classic.protocols);
+            text(instance_id)
+                + text(rack_id)
+                + text(regex)
+                + client.id.len()
+                + client.host.len()
+                + subscribed.iter().map(|topic| topic.len() + 2).sum::<usize>()
+                + protocols.map(|(name, metadata)| name.len() + metadata.len()).sum::<usize>()
+                + assigned(&member.current.assigned)
+                + assigned(&member.current.revoking)
+                + 3 * (self.id.len() + MEMBER_BYTES)
+        });
+        let expressions = self.expressions.iter().map(|(regex, expression)| {
+            regex.len() + expression.topics.iter().map(|topic| topic.len() + 2).sum::<usize>()
+        });
+        (members.chain(expressions).chain(self.targets.values().map(assigned)).sum::<usize>() + MEMBER_BYTES) as u64
     }
 
     /// The member holds this now, and nothing else.

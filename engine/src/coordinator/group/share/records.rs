@@ -5,15 +5,17 @@
 //! [`ShareGroup::apply`]: super::ShareGroup::apply
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use bytes::Bytes;
 
 use super::offsets::{StatePartitions, TopicPartitions};
-use super::{Current, Metadata};
-use crate::coordinator::Record;
+use super::{Current, Metadata, ShareGroup};
 use crate::coordinator::group::Client;
 use crate::coordinator::group::assignor::Assignment;
 use crate::coordinator::group::consumer::records::{FITS, assignment, value};
+use crate::coordinator::passes::Piece;
+use crate::coordinator::{Record, Step};
 use crate::protocol::data::share_group_current_member_assignment_value::{
     self, ShareGroupCurrentMemberAssignmentValue,
 };
@@ -266,3 +268,66 @@ fn partitions_of(value: &ShareGroupStatePartitionMetadataValue<'_>) -> StatePart
         deleting: deleting.map(|topic| (topic.topic_id, topic.topic_name.to_string())).collect(),
     }
 }
+
+/// The state, written anew.
+impl ShareGroup {
+    /// Puts the records of its state into the step: what concerns the group as a whole, then members by id, those
+    /// behind `after` if it was written up to there. The last member that is written if there are more.
+    pub(in crate::coordinator) fn write_anew(
+        &self,
+        after: Option<&str>,
+        piece: &mut Piece,
+        step: &mut Step,
+    ) -> Option<String> {
+        let mut push = |piece: &mut Piece, change: Change| piece.push(step, change.record(&self.id));
+        if after.is_none() {
+            push(piece, Change::Group { epoch: self.epoch, hash: self.hash });
+            push(piece, Change::TargetEpoch(self.assignment_epoch));
+            if let Some(partitions) = &self.partitions {
+                push(piece, Change::Partitions(partitions.clone()));
+            }
+        }
+        let from = || (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let members = self.members.range::<str, _>(from()).map(|(id, _)| id.as_str());
+        let targets = self.targets.range::<str, _>(from()).map(|(id, _)| id.as_str());
+        let ids: BTreeSet<&str> = members.chain(targets).collect();
+        let mut last = after;
+        for id in ids {
+            if piece.is_full() {
+                return Some(last.unwrap_or_default().to_owned());
+            }
+            piece.look();
+            if let Some(member) = self.members.get(id) {
+                push(piece, Change::Member(id.to_owned(), member.metadata.clone()));
+                push(piece, Change::Current(id.to_owned(), member.current.clone()));
+            }
+            if let Some(target) = self.targets.get(id) {
+                push(piece, Change::Target(id.to_owned(), target.clone()));
+            }
+            last = Some(id);
+        }
+        None
+    }
+
+    /// About what the records of its state take, in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        let assigned =
+            |assignment: &Assignment| assignment.values().map(|partitions| 20 + 4 * partitions.len()).sum::<usize>();
+        let members = self.members.values().map(|member| {
+            let Metadata { rack_id, client, subscribed } = &member.metadata;
+            rack_id.as_ref().map_or(0, String::len)
+                + client.id.len()
+                + client.host.len()
+                + subscribed.iter().map(|topic| topic.len() + 2).sum::<usize>()
+                + assigned(&member.current.assigned)
+                + 3 * (self.id.len() + MEMBER_BYTES)
+        });
+        let known =
+            self.partitions.iter().flat_map(|known| known.initializing.values().chain(known.initialized.values()));
+        let known = known.map(|topic| 20 + topic.name.len() + 4 * topic.partitions.len());
+        (members.chain(known).chain(self.targets.values().map(assigned)).sum::<usize>() + MEMBER_BYTES) as u64
+    }
+}
+
+/// About what a record of a member takes besides what can be long, in bytes.
+const MEMBER_BYTES: usize = 100;

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use crate::protocol::{DecodeError, ErrorCode, Uuid};
 use group::config::GroupConfig;
 use group::{GroupCoordinator, GroupReply, GroupRequest};
-use share::{ShareConfig, ShareCoordinator, ShareReply, ShareRequest};
+use share::{ShareAction, ShareConfig, ShareCoordinator, ShareReply, ShareRequest};
 use transaction::{TransactionConfig, TransactionCoordinator, TransactionReply, TransactionRequest};
 
 /// The topic that groups and committed offsets are kept in.
@@ -79,6 +79,11 @@ pub struct Context<'a> {
     pub wall_clock_ms: i64,
     /// The topics there are.
     pub topics: &'a Topics,
+    /// Whether there is room for records. Without it a decision that needs some is refused, or put off.
+    pub has_room: bool,
+    /// The largest record that can be appended, in bytes of its key and value. A decision that needs a larger one is
+    /// refused.
+    pub largest_record: usize,
     /// 64 random bits.
     pub random: &'a mut dyn FnMut() -> u64,
 }
@@ -118,14 +123,9 @@ impl Topics {
         Topics { by_name, names, group_settings: BTreeMap::new() }
     }
 
-    /// With what is set for groups, by their ids, under Kafka's names of group configs.
-    #[must_use]
-    pub fn with_group_settings(
-        mut self,
-        settings: impl IntoIterator<Item = (String, BTreeMap<String, String>)>,
-    ) -> Topics {
+    /// From now on this is set for groups, by their ids, under Kafka's names of group configs.
+    pub fn set_group_settings(&mut self, settings: impl IntoIterator<Item = (String, BTreeMap<String, String>)>) {
         self.group_settings = settings.into_iter().collect();
-        self
     }
 
     /// The number that is set for the group, if one is.
@@ -136,6 +136,26 @@ impl Topics {
     /// The topic of that name.
     pub fn get(&self, name: &str) -> Option<TopicInfo> {
         self.by_name.get(name).copied()
+    }
+
+    /// There is such a topic, of that id, from now on.
+    pub fn insert(&mut self, name: &str, topic: TopicInfo) {
+        if let Some(before) = self.by_name.insert(name.to_owned(), topic) {
+            self.names.remove(&before.id);
+        }
+        self.names.insert(topic.id, name.to_owned());
+    }
+
+    /// There is no topic of that id any more: its name, if no other one has it by now.
+    pub fn remove(&mut self, id: Uuid) -> Option<String> {
+        let name = self.names.remove(&id)?;
+        match self.by_name.get(&name) {
+            Some(topic) if topic.id == id => {
+                self.by_name.remove(&name);
+                Some(name)
+            }
+            _ => None,
+        }
     }
 
     /// The name of the topic with that id.
@@ -213,6 +233,13 @@ pub struct Step {
 }
 
 impl Step {
+    /// A step that is nothing but a refusal.
+    pub fn refused(ticket: Ticket, error: ErrorCode) -> Step {
+        let mut step = Step::default();
+        step.reply(ticket, error);
+        step
+    }
+
     /// Answers a ticket.
     pub fn reply(&mut self, ticket: Ticket, reply: impl Into<Reply>) {
         self.replies.push((ticket, reply.into()));
@@ -228,6 +255,17 @@ pub enum Request {
     Transaction(TransactionRequest),
     /// Of the share coordinator.
     Share(ShareRequest),
+}
+
+impl Request {
+    /// Whether it records nothing as a rule, so that it does not wait until something can be recorded.
+    pub fn is_urgent(&self) -> bool {
+        match self {
+            Request::Group(request) => request.is_urgent(),
+            Request::Transaction(request) => request.is_urgent(),
+            Request::Share(request) => matches!(request.action, ShareAction::Summarize),
+        }
+    }
 }
 
 /// The answer to a request.
@@ -357,17 +395,16 @@ impl Machine {
             }
             (Machine::Share(shares), Request::Share(request)) => shares.handle(context, ticket, request),
             (Machine::Group(_) | Machine::Transaction(_) | Machine::Share(_), _) => {
-                let mut step = Step::default();
-                step.reply(ticket, ErrorCode::NotCoordinator);
-                step
+                Step::refused(ticket, ErrorCode::NotCoordinator)
             }
         }
     }
 
-    /// The topics in the context are other ones than before.
-    pub fn topics_changed(&mut self, context: &mut Context<'_>) -> Step {
+    /// The topics in the context are other ones than before; those of the names in `gone` are not there any more, or
+    /// any may be if there is none.
+    pub fn topics_changed(&mut self, context: &mut Context<'_>, gone: Option<&[String]>) -> Step {
         match self {
-            Machine::Group(groups) => groups.topics_changed(context),
+            Machine::Group(groups) => groups.topics_changed(context, gone),
             Machine::Transaction(_) => Step::default(),
             Machine::Share(shares) => shares.topics_changed(context),
         }
@@ -413,7 +450,14 @@ mod tests {
             bits
         };
         let topics = Topics::default();
-        let mut context = Context { now_ms: 0, wall_clock_ms: 0, topics: &topics, random: &mut random };
+        let mut context = Context {
+            now_ms: 0,
+            wall_clock_ms: 0,
+            topics: &topics,
+            has_room: true,
+            largest_record: 1 << 20,
+            random: &mut random,
+        };
         assert_eq!(context.random_id(), "00000000-0000-4000-bfff-ffffffffffff");
     }
 }

@@ -81,6 +81,8 @@ pub enum Fetched<'a> {
 #[derive(Debug, Default)]
 pub struct Offsets {
     groups: BTreeMap<String, ByTopic>,
+    /// The groups that have committed offsets of a topic.
+    by_topic: BTreeMap<String, BTreeSet<String>>,
     /// Offsets of open transactions, by producer id and group.
     pending: BTreeMap<i64, BTreeMap<String, ByTopic>>,
     /// The producers that have such, by group.
@@ -149,7 +151,11 @@ impl Offsets {
 
     fn keep(&mut self, group: &str, topic: &str, partition: i32, kept: Kept) {
         self.bytes += kept.committed.size_bytes(group, topic);
-        let before = entry(entry(&mut self.groups, group), topic).insert(partition, kept);
+        let partitions = entry(entry(&mut self.groups, group), topic);
+        if partitions.is_empty() {
+            entry(&mut self.by_topic, topic).insert(group.to_owned());
+        }
+        let before = partitions.insert(partition, kept);
         self.bytes -= before.map_or(0, |before| before.committed.size_bytes(group, topic));
     }
 
@@ -191,12 +197,31 @@ impl Offsets {
 
     /// Removes all offsets of a group.
     pub fn remove_group(&mut self, group: &str, step: &mut Step) {
-        self.remove_where(Some(group), step, |_, _, _| true);
+        let mut doomed = BTreeSet::new();
+        doom(&mut doomed, group, self.groups.get(group).into_iter().flatten());
+        for producer in self.open.get(group).into_iter().flatten() {
+            let topics = self.pending.get(producer).and_then(|groups| groups.get(group));
+            doom(&mut doomed, group, topics.into_iter().flatten());
+        }
+        doomed.iter().for_each(|(group, topic, partition)| self.remove(group, topic, *partition, step));
     }
 
-    /// Removes the offsets of topics that `is_gone`.
-    pub fn remove_topics(&mut self, is_gone: impl Fn(&str) -> bool, step: &mut Step) {
-        self.remove_where(None, step, |_, topic, _| is_gone(topic));
+    /// Every topic of which there are offsets, also in open transactions.
+    pub fn topics(&self) -> BTreeSet<String> {
+        let pending = self.pending.values().flat_map(BTreeMap::values).flat_map(BTreeMap::keys);
+        self.by_topic.keys().chain(pending).cloned().collect()
+    }
+
+    /// Removes all offsets of a topic.
+    pub fn remove_topic(&mut self, topic: &str, step: &mut Step) {
+        let mut doomed = BTreeSet::new();
+        for group in self.by_topic.get(topic).into_iter().flatten() {
+            doom(&mut doomed, group, self.groups.get(group).and_then(|topics| topics.get_key_value(topic)));
+        }
+        for (group, topics) in self.pending.values().flatten() {
+            doom(&mut doomed, group, topics.get_key_value(topic));
+        }
+        doomed.iter().for_each(|(group, topic, partition)| self.remove(group, topic, *partition, step));
     }
 
     /// Removes offsets that are too old, by `is_expired` of group, topic and offset. Those of which an open
@@ -215,22 +240,17 @@ impl Offsets {
         doomed.iter().for_each(|(group, topic, partition)| self.remove(group, topic, *partition, step));
     }
 
-    fn remove_where(&mut self, group: Option<&str>, step: &mut Step, dooms: impl Fn(&str, &str, i32) -> bool) {
-        let mut doomed = BTreeSet::new();
-        let all = self.groups.iter().chain(self.pending.values().flatten());
-        for (of, topics) in all.filter(|(of, _)| group.is_none_or(|group| group == of.as_str())) {
-            for (topic, partitions) in topics {
-                let dooms = partitions.keys().filter(|partition| dooms(of, topic, **partition));
-                doomed.extend(dooms.map(|partition| (of.clone(), topic.clone(), *partition)));
-            }
-        }
-        doomed.iter().for_each(|(group, topic, partition)| self.remove(group, topic, *partition, step));
-    }
-
     /// Whether there was such an offset.
     fn forget(&mut self, group: &str, topic: &str, partition: i32) -> bool {
         let taken = take(&mut self.groups, group, topic, partition);
         self.bytes -= taken.as_ref().map_or(0, |taken| taken.committed.size_bytes(group, topic));
+        if taken.is_some() && self.groups.get(group).is_none_or(|topics| !topics.contains_key(topic)) {
+            let groups = self.by_topic.get_mut(topic).expect("it is known who has offsets of a topic");
+            groups.remove(group);
+            if groups.is_empty() {
+                self.by_topic.remove(topic);
+            }
+        }
         let mut found = taken.is_some();
         for producer in self.open.get(group).cloned().into_iter().flatten() {
             let Some(groups) = self.pending.get_mut(&producer) else { continue };
@@ -390,6 +410,13 @@ fn key(group: &str, topic: &str, partition: i32) -> bytes::Bytes {
     encode_key(&key).expect("an offset's names came in a request")
 }
 
+/// Puts the group's partitions of these topics among the doomed ones.
+fn doom<'o>(doomed: &mut BTreeSet<Place>, group: &str, topics: impl IntoIterator<Item = (&'o String, &'o Partitions)>) {
+    for (topic, partitions) in topics {
+        doomed.extend(partitions.keys().map(|partition| (group.to_owned(), topic.clone(), *partition)));
+    }
+}
+
 /// Whether an open transaction has an offset for it.
 fn is_pending(
     open: &BTreeMap<String, BTreeSet<i64>>,
@@ -514,5 +541,25 @@ mod tests {
         assert!(!offsets.has_any("g") && offsets.has_any("h"));
         offsets.expire(|_, _, committed| committed.offset == 3, &mut step);
         assert!(!offsets.has_any("h"));
+        assert!(offsets.topics().is_empty() && offsets.by_topic.is_empty() && offsets.size_bytes() == 0);
+    }
+
+    #[test]
+    fn a_topic_takes_its_offsets_with_it_and_no_others() {
+        let mut offsets = Offsets::default();
+        let mut step = Step::default();
+        for (group, topic, producer) in [("g", "t", None), ("g", "u", None), ("h", "t", None), ("i", "t", Some(7))] {
+            let producer = producer.map(|id| Producer { id, epoch: 0 });
+            (0..2).for_each(|partition| offsets.commit(group, topic, partition, offset(1), producer, &mut step));
+        }
+        assert_eq!(offsets.topics(), ["t", "u"].map(str::to_owned).into());
+        let mut step = Step::default();
+        offsets.remove_topic("t", &mut step);
+        assert_eq!(step.records.len(), 6, "one for each partition of a group");
+        assert_eq!(offsets.topics(), ["u".to_owned()].into());
+        offsets.remove_topic("t", &mut step);
+        assert_eq!(step.records.len(), 6);
+        offsets.transaction_ended(7, true);
+        assert!(offsets.has_any("g") && !offsets.has_any("h") && !offsets.has_any("i"));
     }
 }

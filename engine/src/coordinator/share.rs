@@ -199,6 +199,24 @@ impl ShareCoordinator {
 
     /// Takes a request.
     pub fn handle(&mut self, context: &mut Context<'_>, ticket: Ticket, request: ShareRequest) -> Step {
+        if context.has_room {
+            return self.decide(context, ticket, request);
+        }
+        let key = request.key.clone();
+        let before = self.states.get(&key).cloned();
+        let step = self.decide(context, ticket, request);
+        if step.records.is_empty() {
+            return step;
+        }
+        // It cannot be recorded: all is as it was.
+        match before {
+            Some(before) => drop(self.states.insert(key, before)),
+            None => drop(self.states.remove(&key)),
+        }
+        Step::refused(ticket, ErrorCode::CoordinatorNotAvailable)
+    }
+
+    fn decide(&mut self, context: &mut Context<'_>, ticket: Ticket, request: ShareRequest) -> Step {
         let mut step = Step::default();
         let ShareRequest { key, action } = request;
         let reply = match action {

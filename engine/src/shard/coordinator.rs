@@ -7,6 +7,8 @@
 //! decision; a machine whose records cannot be appended is thrown away and loaded anew. What a request means
 //! it does not know.
 
+mod loading;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -16,6 +18,7 @@ use std::time::Duration;
 use super::Shard;
 use super::message::{Guard, PartitionId, Reply, owner};
 use super::node::ReplyTo;
+use crate::controller::image::Topic;
 use crate::controller::resource_configs::ResourceKind;
 use crate::controller::{BrokerValues, MetadataImage};
 use crate::coordinator::group::config::GroupConfig;
@@ -24,12 +27,9 @@ use crate::coordinator::transaction::TransactionConfig;
 use crate::coordinator::{self, Context, Kind, Machine, Markers, Producer, Record, Step, Ticket, TopicInfo, Topics};
 use crate::io::local::Bell;
 use crate::io::{Class, Instant};
-use crate::limits::{COORDINATOR_BATCH_BYTES, COORDINATOR_LOAD_BYTES};
-use crate::log::reader::{self, Found};
-use crate::protocol::ErrorCode;
-use crate::record::control;
-use crate::record::validate::DEFAULT_MAX_DECOMPRESSED_BYTES;
-use crate::record::{BatchBuilder, BatchView, Scratch, batches};
+use crate::limits::COORDINATOR_BATCH_BYTES;
+use crate::protocol::{ErrorCode, Uuid};
+use crate::record::BatchBuilder;
 
 /// Inputs that are taken before deadlines are looked at again.
 const INPUTS_AT_ONCE: usize = 64;
@@ -37,10 +37,10 @@ const INPUTS_AT_ONCE: usize = 64;
 const ROOM_WAIT: Duration = Duration::from_secs(5);
 /// How long the giving up of records waits for stable storage.
 const GIVE_UP_WAIT: Duration = Duration::from_secs(30);
-/// How long a load pauses that waits for the log to become durable.
-const LOAD_PAUSE: Duration = Duration::from_millis(5);
-/// How long a load pauses that cannot read the log, and a deadline that finds no room in the journal.
-const LOAD_RETRY: Duration = Duration::from_secs(1);
+/// How long what is due waits that found no room in the journal.
+const ROOM_RETRY: Duration = Duration::from_millis(100);
+/// What a batch takes besides its records, at most, in bytes; and a record besides its key and value.
+const BATCH_OVERHEAD: usize = 128;
 
 /// The coordinators of one core.
 #[derive(Default)]
@@ -49,6 +49,8 @@ pub(super) struct Coordinators {
     inputs: RefCell<VecDeque<Input>>,
     bell: Bell,
     topics: RefCell<Arc<Topics>>,
+    /// The image that the topics are of.
+    seen: RefCell<Option<Arc<MetadataImage>>>,
     /// Markers whose decision is durable, with the partition of their coordinator.
     markers: RefCell<VecDeque<(PartitionId, Markers)>>,
     markers_bell: Bell,
@@ -57,11 +59,16 @@ pub(super) struct Coordinators {
     sending: RefCell<BTreeSet<(PartitionId, String)>>,
     last_ticket: Cell<Ticket>,
     last_load: Cell<u64>,
+    /// Whether the last decision that waited for room in the journal found none: the next ones do not wait for it.
+    is_starved: Cell<bool>,
+    /// Deadlines wait until then, in milliseconds: without room they come to nothing.
+    tick_at: Cell<u64>,
 }
 
 enum Input {
     Request(PartitionId, Box<coordinator::Request>, Option<InTransaction>, ReplyTo),
-    TopicsChanged(PartitionId),
+    /// Topics of these names are gone; of any name if there is none.
+    TopicsChanged(PartitionId, Option<Arc<Vec<String>>>),
     MarkersWritten(PartitionId, Markers),
     /// No load needs what is before the offset.
     GiveUp(PartitionId, i64),
@@ -191,7 +198,7 @@ impl Coordinators {
             State::Active(machine) => machine.next_deadline(),
             State::Loading(_) => None,
         });
-        deadlines.min()
+        deadlines.min().map(|deadline| deadline.max(self.tick_at.get()))
     }
 
     fn overdue(&self, now_ms: u64) -> Vec<PartitionId> {
@@ -204,14 +211,60 @@ impl Coordinators {
     }
 }
 
-/// The topics of an image, as coordinators see them.
-fn topics_of(image: &MetadataImage) -> Topics {
-    let topics = Topics::new(image.topics.values().map(|topic| {
-        let partitions = i32::try_from(topic.partitions.len()).expect("a topic's partitions are bounded");
-        (topic.name.clone(), TopicInfo { id: topic.id, partitions })
-    }));
-    let settings = image.resource_configs.iter().filter(|((kind, _), _)| *kind == ResourceKind::Group);
-    topics.with_group_settings(settings.map(|((_, group), values)| (group.clone(), values.clone())))
+impl Coordinators {
+    /// Takes the topics of an image; the names of those that are gone, or `None` if nothing that matters has changed. It
+    /// costs what has changed, and a look at each topic's pointer.
+    fn see(&self, image: &Arc<MetadataImage>) -> Option<Vec<String>> {
+        let before = self.seen.replace(Some(image.clone())).unwrap_or_default();
+        let (changed, removed) = differences(&before.topics, &image.topics);
+        let has_settings = !Arc::ptr_eq(&before.resource_configs, &image.resource_configs)
+            && before.resource_configs != image.resource_configs;
+        if changed.is_empty() && removed.is_empty() && !has_settings {
+            return None;
+        }
+        let mut seen = self.topics.borrow_mut();
+        // Nobody else has it between two decisions.
+        let topics = Arc::make_mut(&mut seen);
+        let gone = removed.into_iter().filter_map(|id| topics.remove(id)).collect();
+        for topic in changed {
+            let partitions = i32::try_from(topic.partitions.len()).expect("a topic's partitions are bounded");
+            topics.insert(&topic.name, TopicInfo { id: topic.id, partitions });
+        }
+        if has_settings {
+            let settings = image.resource_configs.iter().filter(|((kind, _), _)| *kind == ResourceKind::Group);
+            topics.set_group_settings(settings.map(|((_, group), values)| (group.clone(), values.clone())));
+        }
+        Some(gone)
+    }
+}
+
+/// The topics of `after` that are new or may be others than before, and the ids of those that are not in it any more.
+fn differences<'t>(
+    before: &BTreeMap<Uuid, Arc<Topic>>,
+    after: &'t BTreeMap<Uuid, Arc<Topic>>,
+) -> (Vec<&'t Topic>, Vec<Uuid>) {
+    let (mut changed, mut removed) = (Vec::new(), Vec::new());
+    let (mut left, mut right) = (before.iter().peekable(), after.iter().peekable());
+    loop {
+        match (left.peek(), right.peek()) {
+            (None, None) => return (changed, removed),
+            (Some((old, _)), right) if right.is_none_or(|(new, _)| *old < *new) => {
+                removed.push(**old);
+                left.next();
+            }
+            (left_one, Some((new, topic))) => {
+                let known = left_one.filter(|(old, _)| old == new);
+                if known.is_none_or(|(_, known)| !Arc::ptr_eq(known, topic)) {
+                    changed.push(&***topic);
+                }
+                if known.is_some() {
+                    left.next();
+                }
+                right.next();
+            }
+            (Some(_), None) => unreachable!("it was removed above"),
+        }
+    }
 }
 
 /// The configs of the coordinators, as Kafka names them.
@@ -229,7 +282,7 @@ fn millis(now: Instant) -> u64 {
 impl Shard {
     /// Takes a seat for each partition of an internal topic that this core owns, and tells the machines that
     /// there are they if topics have changed.
-    pub(super) fn open_coordinators(self: &Rc<Shard>, image: &MetadataImage) {
+    pub(super) fn open_coordinators(self: &Rc<Shard>, image: &Arc<MetadataImage>) {
         for kind in Kind::ALL {
             let Some(topic) = image.topic(kind.topic()) else { continue };
             for partition in 0..topic.partitions.len() as i32 {
@@ -243,13 +296,9 @@ impl Shard {
         if self.coordinators.seats.borrow().is_empty() {
             return;
         }
-        let topics = topics_of(image);
-        if **self.coordinators.topics.borrow() == topics {
-            return;
-        }
-        *self.coordinators.topics.borrow_mut() = Arc::new(topics);
+        let Some(gone) = self.coordinators.see(image).map(Arc::new) else { return };
         for id in self.coordinators.seats.borrow().keys() {
-            self.coordinators.push(Input::TopicsChanged(*id));
+            self.coordinators.push(Input::TopicsChanged(*id, Some(gone.clone())));
         }
     }
 
@@ -261,9 +310,7 @@ impl Shard {
                 let Some(input) = self.coordinators.inputs.borrow_mut().pop_front() else { break };
                 self.take_input(input).await;
             }
-            for id in self.coordinators.overdue(millis(self.io.now())) {
-                self.decide(id, None, None, Machine::tick).await;
-            }
+            self.tick_overdue().await;
             if !self.coordinators.inputs.borrow().is_empty() {
                 self.io.yield_now().await;
                 continue;
@@ -279,104 +326,115 @@ impl Shard {
         }
     }
 
+    async fn tick_overdue(self: &Rc<Shard>) {
+        let now_ms = millis(self.io.now());
+        if now_ms < self.coordinators.tick_at.get() {
+            return;
+        }
+        for id in self.coordinators.overdue(now_ms) {
+            let has_room = self.has_coordinator_room();
+            if !has_room {
+                // What is due and must be recorded is still due.
+                self.coordinators.tick_at.set(now_ms + ROOM_RETRY.as_millis() as u64);
+                self.housekeeping.ring();
+            }
+            self.decide(id, None, None, has_room, Machine::tick).await;
+        }
+    }
+
     async fn take_input(self: &Rc<Shard>, input: Input) {
         match input {
-            Input::TopicsChanged(id) => {
-                if !self.decide(id, None, None, Machine::topics_changed).await {
-                    self.coordinators.push(Input::TopicsChanged(id));
-                }
-            }
-            Input::MarkersWritten(id, markers) => {
-                let act = |machine: &mut Machine, context: &mut Context<'_>| machine.markers_written(context, &markers);
-                if !self.decide(id, None, None, act).await {
-                    self.coordinators.push(Input::MarkersWritten(id, markers));
-                }
-            }
             Input::GiveUp(id, offset) => self.give_up(id, offset),
             Input::Request(id, request, transaction, reply) => {
                 let ticket = self.coordinators.last_ticket.get() + 1;
                 self.coordinators.last_ticket.set(ticket);
+                // Room first, so that the decision and its records enter the log at one go.
+                let has_room = self.has_coordinator_room() || !request.is_urgent() && self.wait_for_own_room().await;
                 let act =
                     move |machine: &mut Machine, context: &mut Context<'_>| machine.handle(context, ticket, *request);
-                self.decide(id, Some((ticket, reply)), transaction, act).await;
+                self.decide(id, Some((ticket, reply)), transaction, has_room, act).await;
+            }
+            input if !self.has_coordinator_room() => {
+                let shard = self.clone();
+                self.io.spawn(Class::Background, async move {
+                    shard.housekeeping.ring();
+                    shard.io.sleep(ROOM_RETRY).await;
+                    shard.coordinators.push(input);
+                });
+            }
+            Input::TopicsChanged(id, gone) => {
+                let gone = gone.as_ref().map(|gone| &gone[..]);
+                let act = |machine: &mut Machine, context: &mut Context<'_>| machine.topics_changed(context, gone);
+                self.decide(id, None, None, true, act).await;
+            }
+            Input::MarkersWritten(id, markers) => {
+                let act = |machine: &mut Machine, context: &mut Context<'_>| machine.markers_written(context, &markers);
+                self.decide(id, None, None, true, act).await;
             }
         }
     }
 
-    /// Lets a machine decide, and appends what it has decided. False if there was no room, and no decision.
+    /// Lets a machine decide, and appends what it has decided; without room it decides nothing that must be.
     async fn decide(
         self: &Rc<Shard>,
         id: PartitionId,
         asked: Option<(Ticket, ReplyTo)>,
         transaction: Option<InTransaction>,
+        has_room: bool,
         act: impl FnOnce(&mut Machine, &mut Context<'_>) -> Step,
-    ) -> bool {
-        // Room first, so that the decision and its records enter the log at one go.
-        if !self.has_coordinator_room(COORDINATOR_BATCH_BYTES).await {
-            match asked {
-                Some(_) => refuse(asked, ErrorCode::CoordinatorNotAvailable),
-                // What was due is still due.
-                None => self.io.sleep(LOAD_RETRY).await,
-            }
-            return false;
-        }
+    ) {
         if let Some(Err(error)) = transaction.map(|(producer, guard)| self.check_transaction(id, producer, guard)) {
-            refuse(asked, error);
-            return true;
+            return refuse(asked, error);
         }
         let step = {
             let mut seats = self.coordinators.seats.borrow_mut();
             let Some(seat) = seats.get_mut(&id) else {
-                refuse(asked, ErrorCode::NotCoordinator);
-                return true;
+                return refuse(asked, ErrorCode::NotCoordinator);
             };
             let State::Active(machine) = &mut seat.state else {
-                refuse(asked, ErrorCode::CoordinatorLoadInProgress);
-                return true;
+                return refuse(asked, ErrorCode::CoordinatorLoadInProgress);
             };
             seat.tickets.extend(asked);
-            self.with_context(|context| act(machine, context))
+            self.with_context(has_room, |context| act(machine, context))
         };
+        assert!(has_room || step.records.is_empty(), "without room nothing is recorded");
         match self.append_step(id, &step).await {
             true => self.release_step(id, step),
             false => self.reload_coordinator(id),
         }
-        true
     }
 
-    fn with_context<T>(&self, act: impl FnOnce(&mut Context<'_>) -> T) -> T {
+    fn with_context<T>(&self, has_room: bool, act: impl FnOnce(&mut Context<'_>) -> T) -> T {
         let topics = self.coordinators.topics.borrow().clone();
         let mut random = || self.io.random_u64();
         act(&mut Context {
             now_ms: millis(self.io.now()),
             wall_clock_ms: self.io.wall_clock_ms(),
             topics: &topics,
+            has_room,
+            largest_record: self.largest_batch - BATCH_OVERHEAD,
             random: &mut random,
         })
     }
 
-    /// Whether the journal takes a batch of that size now or soon.
-    async fn has_coordinator_room(&self, len: usize) -> bool {
-        if self.disk_full.get() || self.failure.is_set() || self.stopping.get() {
+    /// Whether the journal takes a batch of a coordinator now.
+    fn has_coordinator_room(&self) -> bool {
+        let has_room = self.takes_appends() && self.journal.has_room(COORDINATOR_BATCH_BYTES);
+        if has_room {
+            self.coordinators.is_starved.set(false);
+        }
+        has_room
+    }
+
+    /// Waits until it does, but only once as long as it does not.
+    async fn wait_for_own_room(&self) -> bool {
+        if !self.takes_appends() || self.coordinators.is_starved.get() {
+            self.housekeeping.ring();
             return false;
         }
-        if self.journal.has_room(len) {
-            return true;
-        }
-        self.housekeeping.ring();
-        let room = async {
-            self.journal.room(len).await;
-            true
-        };
-        let late = async {
-            self.io.sleep(ROOM_WAIT).await;
-            false
-        };
-        let failed = async {
-            self.failure.wait().await;
-            false
-        };
-        futures_lite::future::or(room, futures_lite::future::or(late, failed)).await
+        let has_room = self.wait_for_room(COORDINATOR_BATCH_BYTES, self.io.now() + ROOM_WAIT).await;
+        self.coordinators.is_starved.set(!has_room);
+        has_room
     }
 
     /// Appends a step's records; false if they cannot be.
@@ -393,7 +451,7 @@ impl Shard {
             }
             if !self.journal.has_room(batch.len()) {
                 self.set_appending(id, true);
-                let has_room = self.has_coordinator_room(batch.len()).await;
+                let has_room = self.takes_appends() && self.wait_for_room(batch.len(), self.io.now() + ROOM_WAIT).await;
                 self.set_appending(id, false);
                 if !has_room {
                     return false;
@@ -481,153 +539,4 @@ fn batches_of(records: &[Record], producer: Option<Producer>, now_ms: i64) -> Ve
     }
     batches.push(builder.finish());
     batches
-}
-
-/// Loading.
-impl Shard {
-    /// Replays the partition's log into a new machine, which then has the seat.
-    fn load_coordinator(self: &Rc<Shard>, id: PartitionId, kind: Kind, mut seat: Seat) {
-        let load = self.coordinators.last_load.get() + 1;
-        self.coordinators.last_load.set(load);
-        seat.state = State::Loading(load);
-        self.coordinators.seats.borrow_mut().insert(id, seat);
-        let shard = self.clone();
-        self.io.spawn(Class::Foreground, async move {
-            let values = shard.image.borrow().clone();
-            let config = config_of(&BrokerValues::new(&shard.settings, &values), shard.snapshot_after_bytes);
-            if let Some(machine) = shard.replay_log(id, load, Machine::new(kind, &config)).await {
-                shard.seat_machine(id, load, machine);
-            }
-        });
-    }
-
-    /// The machine's decisions could not be appended: back to what the log says.
-    fn reload_coordinator(self: &Rc<Shard>, id: PartitionId) {
-        let Some(mut seat) = self.coordinators.seats.borrow_mut().remove(&id) else { return };
-        seat.refuse_tickets(ErrorCode::CoordinatorNotAvailable);
-        tracing::warn!(partition = %id, "a coordinator's records could not be appended; it is loaded anew");
-        self.load_coordinator(id, seat.kind, seat);
-    }
-
-    fn is_loading(&self, id: PartitionId, load: u64) -> bool {
-        let seats = self.coordinators.seats.borrow();
-        seats.get(&id).is_some_and(|seat| matches!(seat.state, State::Loading(current) if current == load))
-    }
-
-    fn seat_machine(&self, id: PartitionId, load: u64, mut machine: Machine) {
-        if !self.is_loading(id, load) {
-            return;
-        }
-        self.with_context(|context| machine.loaded(context));
-        if let Some(seat) = self.coordinators.seats.borrow_mut().get_mut(&id) {
-            seat.state = State::Active(machine);
-        }
-        self.coordinators.push(Input::TopicsChanged(id));
-    }
-
-    /// Replays the log from its start to its end, some of it in memory at a time. `None` if somebody else has
-    /// the seat by now.
-    async fn replay_log(&self, id: PartitionId, load: u64, machine: Machine) -> Option<Machine> {
-        let mut replay = Replay { id, machine, scratch: Scratch::new(), plain: Vec::new(), offset: 0 };
-        let began = self.io.now();
-        loop {
-            if !self.is_loading(id, load) {
-                return None;
-            }
-            let log = self.partitions.borrow().get(&id).map(|partition| partition.log.clone())?;
-            let (start, durable_end, end) = {
-                let log = log.borrow();
-                (log.log_start_offset(), log.durable_end_offset(), log.log_end_offset())
-            };
-            replay.offset = replay.offset.max(start);
-            if replay.offset >= end {
-                break;
-            }
-            if replay.offset >= durable_end {
-                self.io.sleep(LOAD_PAUSE).await;
-                continue;
-            }
-            let read =
-                reader::read(&self.io, &log, &self.opened, replay.offset, durable_end, COORDINATOR_LOAD_BYTES, true);
-            match read.await {
-                Ok(Found::Batches(chunks)) if !chunks.is_empty() => chunks.iter().for_each(|chunk| replay.take(chunk)),
-                Ok(Found::Batches(_)) => self.io.sleep(LOAD_PAUSE).await,
-                Ok(Found::Damaged) => {
-                    let end = log.borrow().damage_at(replay.offset).map_or(replay.offset + 1, |(_, end)| end);
-                    tracing::error!(partition = %id, from = replay.offset, to = end, "a coordinator's log is damaged");
-                    replay.offset = end;
-                }
-                Err(error) => {
-                    tracing::error!(partition = %id, "a coordinator's log cannot be read: {error}");
-                    self.io.sleep(LOAD_RETRY).await;
-                }
-            }
-            self.io.yield_now().await;
-        }
-        let millis = self.io.now().since(began).as_millis() as u64;
-        tracing::debug!(partition = %id, end = replay.offset, millis, "a coordinator is loaded");
-        Some(replay.machine)
-    }
-}
-
-/// A log on its way into a machine.
-struct Replay {
-    id: PartitionId,
-    machine: Machine,
-    scratch: Scratch,
-    plain: Vec<u8>,
-    /// One past the last offset that has been replayed.
-    offset: i64,
-}
-
-impl Replay {
-    fn take(&mut self, chunk: &[u8]) {
-        for batch in batches(chunk) {
-            let batch = batch.expect("a log gives whole batches");
-            if batch.last_offset() >= self.offset {
-                self.take_batch(&batch);
-                self.offset = batch.last_offset() + 1;
-            }
-        }
-    }
-
-    fn take_batch(&mut self, batch: &BatchView<'_>) {
-        let attributes = batch.attributes();
-        if attributes.is_control() {
-            return self.take_marker(batch);
-        }
-        let producer =
-            attributes.is_transactional().then(|| Producer { id: batch.producer_id(), epoch: batch.producer_epoch() });
-        let records = batch.records(&mut self.scratch, &mut self.plain, DEFAULT_MAX_DECOMPRESSED_BYTES);
-        let records = match records {
-            Ok(records) => records,
-            Err(error) => return complain(self.id, batch.base_offset(), &error),
-        };
-        for record in records {
-            let offset = batch.base_offset();
-            match record {
-                Ok(record) => {
-                    let key = record.key.unwrap_or_default();
-                    let offset = offset + i64::from(record.offset_delta);
-                    if let Err(error) = self.machine.replay(offset, producer, key, record.value) {
-                        complain(self.id, offset, &error);
-                    }
-                }
-                Err(error) => return complain(self.id, offset, &error),
-            }
-        }
-    }
-
-    fn take_marker(&mut self, batch: &BatchView<'_>) {
-        match control::parse_marker(batch) {
-            Ok(Some(marker)) => self.machine.transaction_ended(batch.producer_id(), marker.committed),
-            Ok(None) => {}
-            Err(error) => complain(self.id, batch.base_offset(), &error),
-        }
-    }
-}
-
-/// A record that no machine of this version wrote is passed over: the rest of the log is still good.
-fn complain(id: PartitionId, offset: i64, error: &dyn std::fmt::Display) {
-    tracing::warn!(partition = %id, offset, "a coordinator's log holds what is no record of it: {error}");
 }

@@ -337,7 +337,7 @@ impl Shard {
         produce: &Produce,
         part: &message::ProducePart,
     ) -> (Produced, Option<(PartitionId, i64)>) {
-        if self.disk_full.get() || self.failure.is_set() || self.stopping.get() {
+        if !self.takes_appends() {
             return (self.refuse_for_now(part, ErrorCode::KafkaStorageError), None);
         }
         let validated = {
@@ -443,6 +443,11 @@ impl Shard {
             false
         };
         futures_lite::future::or(room, late).await
+    }
+
+    /// Whether anything may be appended: the disk has room and works, and the shard is not being stopped.
+    fn takes_appends(&self) -> bool {
+        !self.disk_full.get() && !self.failure.is_set() && !self.stopping.get()
     }
 
     /// Waits until the journal has room; false if the request's time is over, or there is never going to be.

@@ -66,7 +66,7 @@ impl Shard {
     /// Gives the offset that must be durable.
     async fn append_marker(&self, part: &MarkerPart) -> Result<i64, ErrorCode> {
         loop {
-            if self.disk_full.get() || self.failure.is_set() || self.stopping.get() {
+            if !self.takes_appends() {
                 return Err(ErrorCode::KafkaStorageError);
             }
             if self.coordinators.is_appending(part.id) {
@@ -76,11 +76,7 @@ impl Shard {
             if self.journal.has_room(MARKER_SIZE) {
                 break;
             }
-            self.housekeeping.ring();
-            let failed = async {
-                self.failure.wait().await;
-            };
-            futures_lite::future::or(self.journal.room(MARKER_SIZE), failed).await;
+            self.wait_for_room(MARKER_SIZE, self.io.now() + MARKER_ROOM_WAIT).await;
         }
         let mut partitions = self.partitions.borrow_mut();
         let partition = partitions.get_mut(&part.id).ok_or(ErrorCode::NotLeaderOrFollower)?;
@@ -180,6 +176,8 @@ fn must_try_again(error: ErrorCode) -> bool {
     }
 }
 
+/// How long a marker waits for room in the journal before it looks whether there is ever going to be some.
+const MARKER_ROOM_WAIT: Duration = Duration::from_secs(5);
 /// How long a marker waits that finds a coordinator in the midst of an append to its partition.
 const APPENDING_PAUSE: Duration = Duration::from_millis(1);
 /// How long markers that were refused wait for their second try; doubled each time.

@@ -446,6 +446,11 @@ impl ClassicGroup {
                 waiting.push((ticket, id.clone()));
             }
         }
+        if self.is_too_large(turn) {
+            waiting.into_iter().for_each(|(ticket, _)| refuse_sync(turn, ticket, ErrorCode::UnknownServerError));
+            self.fail_syncs(turn, ErrorCode::UnknownServerError);
+            return self.prepare_rebalance(turn);
+        }
         self.transition(State::Stable, turn.context.wall_clock_ms);
         self.persist(turn);
         for (ticket, id) in waiting {
@@ -719,6 +724,34 @@ impl ClassicGroup {
         }
     }
 
+    /// Whether no record can hold the group as it is.
+    fn is_too_large(&self, turn: &Turn<'_, '_>) -> bool {
+        self.record_bytes() > turn.context.largest_record
+    }
+
+    /// Whether none can if the member joins again like this.
+    pub(super) fn is_too_large_with(&self, turn: &Turn<'_, '_>, member: &str, request: &JoinGroupRequest<'_>) -> bool {
+        let protocol = self.protocol.as_deref().unwrap_or_default();
+        let joined = request.protocols.iter().find(|joined| *joined.name == *protocol);
+        let before = self.members[member].metadata(protocol).len();
+        let after = self.record_bytes() - before + joined.map_or(0, |joined| joined.metadata.len());
+        after > turn.context.largest_record.max(self.record_bytes())
+    }
+
+    /// What the group's record takes, at most, in bytes.
+    fn record_bytes(&self) -> usize {
+        let protocol = self.protocol.as_deref().unwrap_or_default();
+        let members = self.members.iter().map(|(id, member)| {
+            let metadata = member.protocols.iter().find(|(name, _)| name == protocol);
+            let texts = [id.len(), member.client.id.len(), member.client.host.len(), member.assignment.len()];
+            texts.iter().sum::<usize>()
+                + metadata.map_or(0, |(_, metadata)| metadata.len())
+                + member.instance_id.as_ref().map_or(0, String::len)
+                + MEMBER_BYTES
+        });
+        members.sum::<usize>() + self.id.len() + GROUP_BYTES
+    }
+
     fn persist(&mut self, turn: &mut Turn<'_, '_>) {
         let protocol = self.protocol.as_deref().unwrap_or_default();
         let member = |(id, member): (&String, &Member)| MemberMetadata {
@@ -769,6 +802,11 @@ pub(super) fn common_protocols<'m>(members: impl Iterator<Item = &'m [(String, B
 pub(super) fn is_in(common: &Option<BTreeSet<&str>>, name: &str) -> bool {
     common.as_ref().is_none_or(|common| common.contains(name))
 }
+
+/// What a group's record takes besides its members, at most: protocol names and the leader are of few bytes as a rule.
+const GROUP_BYTES: usize = 1_000;
+/// What a member takes in it besides what it names, at most, in bytes.
+const MEMBER_BYTES: usize = 40;
 
 fn group_key(group: &str) -> Bytes {
     encode_key(&GroupMetadataKey { group: group.into() }).expect("a group's name came in a request")

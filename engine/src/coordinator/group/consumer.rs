@@ -136,12 +136,17 @@ impl Member {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure(pub ErrorCode, pub String);
 
+/// The sentence for a member that no record can hold.
+pub(super) const TOO_LARGE: &str = "The member's record would be larger than any that can be written.";
+/// About what a member's record takes besides what it names, in bytes.
+pub(super) const RECORD_BYTES: usize = 1_000;
+
 fn fail<T>(error: ErrorCode, why: impl Into<String>) -> Result<T, Failure> {
     Err(Failure(error, why.into()))
 }
 
 /// A group.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct ConsumerGroup {
     id: String,
     epoch: i32,

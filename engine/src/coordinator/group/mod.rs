@@ -14,6 +14,7 @@ mod offset_requests;
 pub mod share;
 pub mod shares;
 mod snapshot;
+mod without_room;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -189,6 +190,7 @@ pub struct Turn<'a, 'c> {
     pub step: &'a mut Step,
 }
 
+#[derive(Debug, Clone)]
 enum Group {
     Classic(ClassicGroup),
     Consumer(ConsumerGroup),
@@ -262,6 +264,13 @@ impl GroupCoordinator {
 
     /// Takes a request.
     pub fn handle(&mut self, context: &mut Context<'_>, ticket: Ticket, request: GroupRequest) -> Step {
+        match context.has_room {
+            true => self.decide(context, ticket, request),
+            false => self.handle_without_room(context, ticket, request),
+        }
+    }
+
+    fn decide(&mut self, context: &mut Context<'_>, ticket: Ticket, request: GroupRequest) -> Step {
         let mut step = Step::default();
         match request {
             GroupRequest::Join { request, version, client } => {
@@ -410,6 +419,9 @@ impl GroupCoordinator {
                 group.join(turn, ticket, request, version, client);
                 Ok(())
             }
+            Group::Consumer(_) if joined_bytes(request) > turn.context.largest_record => {
+                Err(Failure(ErrorCode::UnknownServerError, consumer::TOO_LARGE.to_owned()))
+            }
             Group::Consumer(group) => group.join(turn, ticket, request, version, &client),
             Group::Share(_) => Err(Failure(ErrorCode::InconsistentGroupProtocol, String::new())),
         });
@@ -457,6 +469,9 @@ impl GroupCoordinator {
     ) -> Result<ConsumerGroupHeartbeatResponse<'static>, Failure> {
         let id = &*request.group_id;
         check_consumer_heartbeat(&self.config, request)?;
+        if heartbeat_bytes(request) > context.largest_record {
+            return Err(Failure(ErrorCode::UnknownServerError, consumer::TOO_LARGE.to_owned()));
+        }
         self.give_way_to_consumer(context, step, request)?;
         let mut turn = Turn { context, config: &self.config, step };
         let Some(Group::Consumer(group)) = self.groups.get_mut(id) else {
@@ -581,6 +596,21 @@ impl GroupCoordinator {
     }
 }
 
+/// About what the record of the member takes that joins a consumer group like this, in bytes.
+fn joined_bytes(request: &JoinGroupRequest<'_>) -> usize {
+    // The topics that it subscribes to are kept beside the metadata that names them.
+    let protocols = request.protocols.iter().map(|protocol| protocol.name.len() + 2 * protocol.metadata.len() + 8);
+    protocols.sum::<usize>() + request.group_id.len() + consumer::RECORD_BYTES
+}
+
+/// About what the record of the member takes that sends it, in bytes.
+fn heartbeat_bytes(request: &ConsumerGroupHeartbeatRequest<'_>) -> usize {
+    let names = request.subscribed_topic_names.iter().flatten().map(|name| name.len() + 2);
+    let texts = [&request.instance_id, &request.rack_id, &request.subscribed_topic_regex, &request.server_assignor];
+    let texts = texts.into_iter().flatten().map(|text| text.len());
+    names.chain(texts).sum::<usize>() + request.group_id.len() + request.member_id.len() + consumer::RECORD_BYTES
+}
+
 /// What can be said against a heartbeat of the consumer protocol without its group.
 fn check_consumer_heartbeat(config: &GroupConfig, request: &ConsumerGroupHeartbeatRequest<'_>) -> Result<(), Failure> {
     let invalid = |why: &str| Err(Failure(ErrorCode::InvalidRequest, why.to_owned()));
@@ -633,21 +663,19 @@ impl GroupCoordinator {
         let due: Vec<String> =
             self.timers.iter().take_while(|(at, _)| *at <= now_ms).map(|(_, id)| id.clone()).collect();
         for id in due {
-            let lost = self.with_group(context, &mut step, &id, |group, turn| match group {
-                Group::Classic(group) => {
-                    group.tick(turn);
-                    false
-                }
-                Group::Consumer(group) => group.tick(turn),
-                Group::Share(group) => {
-                    group.tick(turn);
-                    false
-                }
-            });
-            if lost == Some(true) {
-                self.downgrade_if_classic(context, &mut step, &id, false);
+            if context.has_room {
+                self.tick_group(context, &mut step, &id);
+                continue;
             }
-            self.forget_if_blank(&id);
+            let ticked = self.attempt(context, &id, |groups, context| {
+                let mut step = Step::default();
+                groups.tick_group(context, &mut step, &id);
+                step
+            });
+            step.replies.extend(ticked.into_iter().flat_map(|ticked| ticked.replies));
+        }
+        if !context.has_room {
+            return step;
         }
         if self.expire_at.is_some_and(|at| at <= now_ms) {
             self.expire_at = Some(now_ms + self.config.retention_check_interval_ms);
@@ -659,17 +687,38 @@ impl GroupCoordinator {
         step
     }
 
+    fn tick_group(&mut self, context: &mut Context<'_>, step: &mut Step, id: &str) {
+        let lost = self.with_group(context, step, id, |group, turn| match group {
+            Group::Classic(group) => {
+                group.tick(turn);
+                false
+            }
+            Group::Consumer(group) => group.tick(turn),
+            Group::Share(group) => {
+                group.tick(turn);
+                false
+            }
+        });
+        if lost == Some(true) {
+            self.downgrade_if_classic(context, step, id, false);
+        }
+        self.forget_if_blank(id);
+    }
+
     /// When [`GroupCoordinator::tick`] is due.
     pub fn next_deadline(&self) -> Option<u64> {
         let timer = self.timers.first().map(|(at, _)| *at);
         timer.into_iter().chain(self.expire_at).chain(self.passes.next_deadline()).min()
     }
 
-    /// Offsets of topics that are gone go too.
-    pub fn topics_changed(&mut self, context: &mut Context<'_>) -> Step {
+    /// Offsets of topics that are gone go too; those of the names in `gone`, or of any if there is none.
+    pub fn topics_changed(&mut self, context: &mut Context<'_>, gone: Option<&[String]>) -> Step {
         let mut step = Step::default();
-        let topics = context.topics;
-        self.offsets.remove_topics(|topic| topics.get(topic).is_none(), &mut step);
+        let held = if gone.is_none() { self.offsets.topics() } else { BTreeSet::new() };
+        let named = gone.into_iter().flatten().chain(&held);
+        for topic in named.filter(|topic| context.topics.get(topic).is_none()) {
+            self.offsets.remove_topic(topic, &mut step);
+        }
         for group in self.groups.values_mut() {
             match group {
                 Group::Classic(_) => {}

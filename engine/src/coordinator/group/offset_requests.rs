@@ -18,6 +18,9 @@ use crate::protocol::messages::txn_offset_commit::{
     TxnOffsetCommitRequest, TxnOffsetCommitResponse, TxnOffsetCommitResponsePartition, TxnOffsetCommitResponseTopic,
 };
 
+/// What an offset's record takes besides its strings, at most, in bytes.
+const RECORD_BYTES: usize = 60;
+
 /// From this OffsetCommit version on clients know of member epochs, and of groups that are not there.
 const COMMIT_KNOWS_EPOCHS: i16 = 9;
 
@@ -62,7 +65,8 @@ impl GroupCoordinator {
                     commit_timestamp: context.wall_clock_ms,
                     expire_timestamp,
                 };
-                let error = self.commit_one(id, &topic.name, asked.partition_index, committed, None, step);
+                let to = (context.largest_record, &mut *step);
+                let error = self.commit_one(id, &topic.name, asked.partition_index, committed, None, to);
                 OffsetCommitResponsePartition { partition_index: asked.partition_index, error_code: error.code() }
             });
             topics.push(OffsetCommitResponseTopic { partitions: partitions.collect(), name: topic.name.clone() });
@@ -90,10 +94,13 @@ impl GroupCoordinator {
         partition: i32,
         committed: CommittedOffset,
         producer: Option<Producer>,
-        step: &mut Step,
+        (largest_record, step): (usize, &mut Step),
     ) -> ErrorCode {
         if committed.metadata.len() > self.config.max_metadata_bytes {
             return ErrorCode::OffsetMetadataTooLarge;
+        }
+        if committed.metadata.len() + id.len() + topic.len() + RECORD_BYTES > largest_record {
+            return ErrorCode::InvalidCommitOffsetSize;
         }
         self.offsets.commit(id, topic, partition, committed, producer, step);
         ErrorCode::None
@@ -129,7 +136,8 @@ impl GroupCoordinator {
                     commit_timestamp: context.wall_clock_ms,
                     expire_timestamp: None,
                 };
-                let error = self.commit_one(id, &topic.name, asked.partition_index, committed, Some(producer), step);
+                let to = (context.largest_record, &mut *step);
+                let error = self.commit_one(id, &topic.name, asked.partition_index, committed, Some(producer), to);
                 TxnOffsetCommitResponsePartition { partition_index: asked.partition_index, error_code: error.code() }
             });
             topics.push(TxnOffsetCommitResponseTopic { partitions: partitions.collect(), name: topic.name.clone() });

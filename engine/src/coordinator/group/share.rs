@@ -63,7 +63,7 @@ pub struct Current {
 }
 
 /// A group.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct ShareGroup {
     id: String,
     epoch: i32,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::admin::not_such;
 use super::assignor::Assignment;
-use super::consumer::Failure;
+use super::consumer::{self, Failure};
 use super::share::offsets::Initialization;
 use super::share::{self, ShareGroup};
 use super::{Client, Group, GroupCoordinator, GroupReply, Turn};
@@ -174,6 +174,10 @@ impl GroupCoordinator {
     ) -> Result<(ShareGroupHeartbeatResponse<'static>, Option<Initialization>), Failure> {
         let id = &*request.group_id;
         share::check_heartbeat(request)?;
+        let names = request.subscribed_topic_names.iter().flatten().map(|name| name.len() + 2);
+        if names.sum::<usize>() + id.len() + consumer::RECORD_BYTES > context.largest_record {
+            return Err(Failure(ErrorCode::UnknownServerError, consumer::TOO_LARGE.to_owned()));
+        }
         if !self.groups.contains_key(id) {
             if request.member_epoch != 0 {
                 let why = match request.member_epoch {

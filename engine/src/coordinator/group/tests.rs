@@ -25,6 +25,8 @@ pub(super) struct Bench {
     bits: u64,
     last_ticket: Ticket,
     topics: Topics,
+    pub(super) has_room: bool,
+    pub(super) largest_record: usize,
     replies: BTreeMap<Ticket, Reply>,
 }
 
@@ -42,6 +44,8 @@ impl Bench {
             bits: 1,
             last_ticket: 0,
             topics: Topics::new([topic("t", 1, 6), topic("u", 2, 3)]),
+            has_room: true,
+            largest_record: 1 << 20,
             replies: BTreeMap::new(),
         };
         bench.step(|coordinator, context| {
@@ -61,6 +65,8 @@ impl Bench {
             now_ms: self.now_ms,
             wall_clock_ms: self.now_ms as i64 + 1_700_000_000_000,
             topics: &self.topics,
+            has_room: self.has_room,
+            largest_record: self.largest_record,
             random: &mut random,
         };
         let step = act(&mut self.coordinator, &mut context);

@@ -34,7 +34,14 @@ impl Bench {
     fn step(&mut self, act: impl FnOnce(&mut ShareCoordinator, &mut Context<'_>) -> Step) -> Vec<(Ticket, Reply)> {
         let mut random = || 4;
         let (now_ms, wall_clock_ms) = (self.now_ms, self.now_ms as i64);
-        let mut context = Context { now_ms, wall_clock_ms, topics: &self.topics, random: &mut random };
+        let mut context = Context {
+            now_ms,
+            wall_clock_ms,
+            topics: &self.topics,
+            has_room: true,
+            largest_record: 1 << 20,
+            random: &mut random,
+        };
         let step = act(&mut self.machine, &mut context);
         let end = self.start + self.log.len() as i64;
         self.machine.appended(end, &step.records);

@@ -68,6 +68,9 @@ impl ShareCoordinator {
     /// Does what is due.
     pub fn tick(&mut self, context: &mut Context<'_>) -> Step {
         let mut step = Step::default();
+        if !context.has_room {
+            return step;
+        }
         let is_due = |at: Option<u64>| at.is_some_and(|at| at <= context.now_ms);
         if is_due(self.upkeep.snapshot_at) {
             let is_done = self.snapshot_cold(context, &mut step);

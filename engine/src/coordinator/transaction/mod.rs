@@ -106,6 +106,28 @@ pub enum TransactionRequest {
     },
 }
 
+impl TransactionRequest {
+    /// The one id that it is about.
+    fn id(&self) -> Option<&str> {
+        match self {
+            TransactionRequest::InitProducerId { transactional_id, .. }
+            | TransactionRequest::AddPartitions { transactional_id, .. }
+            | TransactionRequest::End { transactional_id, .. }
+            | TransactionRequest::Describe { transactional_id } => Some(transactional_id),
+            TransactionRequest::List { .. } => None,
+        }
+    }
+
+    /// Whether it records nothing, so that it does not wait until something can be recorded.
+    pub fn is_urgent(&self) -> bool {
+        match self {
+            TransactionRequest::AddPartitions { verify_only, .. } => *verify_only,
+            TransactionRequest::Describe { .. } | TransactionRequest::List { .. } => true,
+            TransactionRequest::InitProducerId { .. } | TransactionRequest::End { .. } => false,
+        }
+    }
+}
+
 /// The transaction coordinator's answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TransactionReply {
@@ -168,8 +190,7 @@ impl TransactionCoordinator {
         let id = key.transactional_id.to_string();
         self.forget(&id);
         if let Some(transaction) = transaction {
-            self.deadlines.extend(transaction.deadline().map(|deadline| (deadline, id.clone())));
-            self.ids.insert(id, transaction);
+            self.insert(&id, transaction);
         }
         Ok(())
     }
@@ -188,17 +209,37 @@ impl TransactionCoordinator {
 
     /// Takes a request.
     pub fn handle(&mut self, context: &mut Context<'_>, ticket: Ticket, request: TransactionRequest) -> Step {
+        if context.has_room {
+            return self.decide(context, ticket, request);
+        }
+        let id = request.id().map(str::to_owned);
+        let before = id.as_ref().and_then(|id| self.ids.get(id).cloned());
+        let step = self.decide(context, ticket, request);
+        if step.records.is_empty() {
+            return step;
+        }
+        // It cannot be recorded: all is as it was.
+        let id = id.expect("what is recorded is of one id");
+        self.forget(&id);
+        if let Some(before) = before {
+            self.insert(&id, before);
+        }
+        Step::refused(ticket, ErrorCode::CoordinatorNotAvailable)
+    }
+
+    fn decide(&mut self, context: &mut Context<'_>, ticket: Ticket, request: TransactionRequest) -> Step {
         self.see_clock(context);
         let mut step = Step::default();
-        let now_ms = context.wall_clock_ms;
+        let (now_ms, largest_record) = (context.wall_clock_ms, context.largest_record);
         let answer = match request {
             TransactionRequest::InitProducerId { transactional_id, timeout_ms, expected, spare_id } => {
                 self.init_producer_id(&transactional_id, timeout_ms, expected, spare_id, now_ms, &mut step)
             }
             TransactionRequest::AddPartitions { transactional_id, producer, partitions, bumps_epoch, verify_only } => {
+                let added = Added { partitions, bumps_epoch, largest_record };
                 match verify_only {
-                    true => self.verify(&transactional_id, producer, partitions),
-                    false => self.add(&transactional_id, producer, partitions, bumps_epoch, now_ms, &mut step),
+                    true => self.verify(&transactional_id, producer, added.partitions),
+                    false => self.add(&transactional_id, producer, added, now_ms, &mut step),
                 }
             }
             TransactionRequest::End { transactional_id, producer, committed, bumps_epoch, spare_id } => {
@@ -260,8 +301,7 @@ impl TransactionCoordinator {
         &mut self,
         id: &str,
         producer: Producer,
-        partitions: Partitions,
-        bumps_epoch: bool,
+        Added { partitions, bumps_epoch, largest_record }: Added,
         now_ms: i64,
         step: &mut Step,
     ) -> Answer {
@@ -275,6 +315,9 @@ impl TransactionCoordinator {
         }
         let mut transaction = transaction.clone();
         transaction.add(&partitions, bumps_epoch, now_ms);
+        if transaction.size_bytes(id) > largest_record as u64 {
+            return Err(ErrorCode::UnknownServerError);
+        }
         self.put(id, transaction, step);
         Ok(all(partitions, ErrorCode::None))
     }
@@ -405,6 +448,10 @@ impl TransactionCoordinator {
     fn put(&mut self, id: &str, transaction: Transaction, step: &mut Step) {
         step.records.push(transaction.record(id));
         self.forget(id);
+        self.insert(id, transaction);
+    }
+
+    fn insert(&mut self, id: &str, transaction: Transaction) {
         self.deadlines.extend(transaction.deadline().map(|deadline| (deadline, id.to_owned())));
         self.ids.insert(id.to_owned(), transaction);
     }
@@ -436,6 +483,9 @@ impl TransactionCoordinator {
     pub fn tick(&mut self, context: &mut Context<'_>) -> Step {
         self.see_clock(context);
         let mut step = Step::default();
+        if !context.has_room {
+            return step;
+        }
         let now_ms = context.wall_clock_ms;
         for id in std::mem::take(&mut self.resumed) {
             let found = self.ids.get(&id).filter(|transaction| transaction.state.is_prepared()).cloned();
@@ -518,6 +568,14 @@ impl TransactionCoordinator {
         let expiry = (!self.ids.is_empty()).then_some(self.next_expiry_ms);
         timeout.into_iter().chain(expiry).chain(self.passes.next_deadline()).min()
     }
+}
+
+/// A client's wish to add partitions.
+struct Added {
+    partitions: Partitions,
+    bumps_epoch: bool,
+    /// The largest record that can be appended, in bytes.
+    largest_record: usize,
 }
 
 /// A client's wish to end its transaction.

@@ -14,12 +14,13 @@ struct World {
     next_id: i64,
     /// Where the log begins.
     start: i64,
+    has_room: bool,
 }
 
 impl World {
     fn new() -> World {
         let machine = TransactionCoordinator::new(TransactionConfig::default(), SNAPSHOT_AFTER_BYTES);
-        World { machine, log: Vec::new(), markers: Vec::new(), now_ms: 1_000, next_id: 100, start: 0 }
+        World { machine, log: Vec::new(), markers: Vec::new(), now_ms: 1_000, next_id: 100, start: 0, has_room: true }
     }
 
     fn with<T>(&mut self, act: impl FnOnce(&mut TransactionCoordinator, &mut Context<'_>) -> T) -> T {
@@ -28,7 +29,14 @@ impl World {
         let wall_clock_ms = 1_700_000_000_000 + self.now_ms as i64;
         act(
             &mut self.machine,
-            &mut Context { now_ms: self.now_ms, wall_clock_ms, topics: &topics, random: &mut random },
+            &mut Context {
+                now_ms: self.now_ms,
+                wall_clock_ms,
+                topics: &topics,
+                has_room: self.has_room,
+                largest_record: 1 << 14,
+                random: &mut random,
+            },
         )
     }
 
@@ -340,4 +348,43 @@ fn the_log_begins_where_the_state_was_written_anew() {
     };
     assert_eq!(kept(&world.machine.ids), kept(&before));
     assert_eq!(world.init(None).map(|next| next.1), Ok(last.1 + 1));
+}
+
+#[test]
+fn without_room_nothing_changes_and_whoever_asks_is_answered() {
+    let mut world = World::new();
+    let producer = world.init(None).expect("a new id");
+    world.add(producer, true, false, 0).expect("it is current");
+    let before = world.machine.ids.clone();
+    let deadline = world.machine.next_deadline();
+    world.has_room = false;
+    assert_eq!(world.init(None), Err(ErrorCode::CoordinatorNotAvailable));
+    assert_eq!(world.add(producer, true, false, 1), Err(ErrorCode::CoordinatorNotAvailable));
+    assert_eq!(world.end(producer, true, true), Err(ErrorCode::CoordinatorNotAvailable));
+    assert_eq!(world.add(producer, true, true, 0), Ok(()), "it only asks");
+    world.now_ms += 100_000;
+    world.tick();
+    assert!(world.markers.is_empty());
+    assert_eq!((&world.machine.ids, world.machine.deadlines.len()), (&before, 1));
+    assert_eq!(world.machine.next_deadline(), deadline);
+    world.has_room = true;
+    world.tick();
+    assert_eq!(world.state(), State::PrepareAbort, "what was put off is done");
+}
+
+#[test]
+fn a_transaction_that_no_record_can_hold_is_refused() {
+    let mut world = World::new();
+    let producer = world.init(None).expect("a new id");
+    let request = |partitions: i32| TransactionRequest::AddPartitions {
+        transactional_id: ID.into(),
+        producer: Producer { id: producer.0, epoch: producer.1 },
+        partitions: [("t".to_owned(), (0..partitions).collect())].into(),
+        bumps_epoch: true,
+        verify_only: false,
+    };
+    let before = world.machine.ids.clone();
+    assert_eq!(world.ask(request(5_000)), Err(ErrorCode::UnknownServerError));
+    assert_eq!(world.machine.ids, before);
+    assert!(world.ask(request(3_000)).is_ok());
 }

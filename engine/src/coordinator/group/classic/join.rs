@@ -150,6 +150,9 @@ impl ClassicGroup {
         old_id: &str,
         new_id: String,
     ) {
+        if self.state == State::Stable && self.is_too_large_with(turn, old_id, request) {
+            return refuse_join(turn, ticket, &new_id, ErrorCode::UnknownServerError);
+        }
         let old_leader = self.leader.clone().unwrap_or_default();
         let mut member = self.members.remove(old_id).expect("an instance is a member");
         if let Some(waiting) = member.joining.take() {

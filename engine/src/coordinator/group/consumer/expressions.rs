@@ -19,7 +19,7 @@ use crate::protocol::ErrorCode;
 const COMPILED_BYTES: usize = 1 << 20;
 
 /// What an expression stands for.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Expression {
     pub(super) topics: BTreeSet<String>,
     /// When it was looked up, on the clock of deadlines; `None` if it must be with the next heartbeat.

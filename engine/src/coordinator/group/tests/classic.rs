@@ -329,8 +329,65 @@ fn offsets_of_a_topic_go_with_it() {
     let mut bench = Bench::new();
     bench.commit("g", -1, "", 5);
     bench.topics = Topics::default();
-    bench.step(GroupCoordinator::topics_changed);
+    bench.step(|coordinator, context| coordinator.topics_changed(context, None));
     assert_eq!(bench.committed("g").0, -1);
     bench.restart();
     assert_eq!(bench.committed("g").0, -1);
+}
+
+#[test]
+fn a_group_that_no_record_can_hold_goes_on_without_it() {
+    let mut bench = Bench::new();
+    let (leader, follower) = bench.two();
+    let records = bench.records();
+    bench.largest_record = 4_000;
+    let rejoin = |member: &str, len: usize| {
+        let mut request = join_request(member, None);
+        request.protocols[0].metadata = vec![0; len].into();
+        request
+    };
+    let first = bench.join_with(rejoin(&leader, 5_000), 9);
+    let second = bench.join(&follower, None);
+    let generation = bench.joined(first).generation_id;
+    bench.joined(second);
+    let (second, first) = (bench.sync(generation, &follower, &[]), bench.sync(generation, &leader, &[(&leader, b"a")]));
+    assert_eq!(bench.synced(first).0, ErrorCode::UnknownServerError);
+    assert_eq!(bench.synced(second).0, ErrorCode::UnknownServerError);
+    assert_eq!(bench.records(), records, "nothing is recorded");
+    // The members join again, with less.
+    let (first, second) = (bench.join_with(rejoin(&leader, 500), 9), bench.join(&follower, None));
+    let generation = bench.joined(first).generation_id;
+    bench.joined(second);
+    let first = bench.sync(generation, &leader, &[(&leader, b"a")]);
+    assert_eq!(bench.synced(first), (ErrorCode::None, b"a".to_vec()));
+    assert_eq!(bench.records(), records + 1);
+}
+
+#[test]
+fn without_room_members_live_and_what_needs_a_record_is_refused_and_leaves_nothing() {
+    let mut bench = Bench::new();
+    let (leader, follower) = bench.two();
+    assert_eq!(bench.commit("g", 1, &leader, 7), ErrorCode::None);
+    let records = bench.records();
+    bench.has_room = false;
+    bench.pass(5_000);
+    assert_eq!(bench.heartbeat(1, &leader), ErrorCode::None);
+    assert_eq!(bench.committed("g"), (7, ErrorCode::None));
+    assert_eq!(bench.commit("g", 1, &leader, 8), ErrorCode::CoordinatorNotAvailable);
+    assert_eq!(bench.commit("other", -1, "", 8), ErrorCode::CoordinatorNotAvailable);
+    assert_eq!(bench.listed().len(), 1, "no group is left of what was refused");
+    // A rebalance needs no record until its leader syncs.
+    assert_eq!(bench.leave(&follower, None), ErrorCode::None);
+    assert_eq!(bench.heartbeat(1, &leader), ErrorCode::RebalanceInProgress);
+    let joined = bench.join(&leader, None);
+    let generation = bench.joined(joined).generation_id;
+    let request = bench.sync(generation, &leader, &[(&leader, b"x")]);
+    assert_eq!(bench.reply(request), Some(Reply::Refused(ErrorCode::CoordinatorNotAvailable)));
+    assert_eq!(bench.records(), records);
+    bench.has_room = true;
+    let request = bench.sync(generation, &leader, &[(&leader, b"x")]);
+    assert_eq!(bench.synced(request), (ErrorCode::None, b"x".to_vec()));
+    assert_eq!(bench.commit("g", generation, &leader, 8), ErrorCode::None);
+    bench.restart();
+    assert_eq!(bench.committed("g"), (8, ErrorCode::None));
 }

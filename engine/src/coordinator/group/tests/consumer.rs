@@ -217,14 +217,14 @@ fn an_expression_follows_the_topics() {
     assert_eq!(a.owns(), 6);
     let topic = |name: &str, id: u8, partitions| (name.to_owned(), TopicInfo { id: Uuid([id; 16]), partitions });
     bench.topics = Topics::new([topic("t", 1, 6), topic("u", 2, 3), topic("xy", 3, 2), topic("__x", 4, 2)]);
-    bench.step(GroupCoordinator::topics_changed);
+    bench.step(|coordinator, context| coordinator.topics_changed(context, None));
     bench.settle(&mut [&mut a]);
     assert_eq!(a.owns(), 10, "those of the internal topic too");
     bench.restart();
     bench.settle(&mut [&mut a]);
     let (epoch, owns) = (a.epoch, a.owns());
     bench.topics = Topics::new([topic("t", 1, 6), topic("u", 2, 9)]);
-    bench.step(GroupCoordinator::topics_changed);
+    bench.step(|coordinator, context| coordinator.topics_changed(context, None));
     bench.settle(&mut [&mut a]);
     assert_eq!((a.epoch, a.owns(), owns), (epoch + 1, 6, 10));
 }
@@ -315,6 +315,45 @@ fn whoever_does_not_give_up_in_time_is_out() {
 /// Members come, go, change their minds, lose answers and are slow; the coordinator is restarted. Whatever
 /// happens, no partition is with two of them, as they see it.
 #[test]
+fn without_room_members_live_and_what_is_due_is_put_off() {
+    let mut bench = Bench::new();
+    let (mut a, mut b) = (Consumer::new("a", &["t"]), Consumer::new("b", &["t"]));
+    bench.settle(&mut [&mut a]);
+    let records = bench.records();
+    bench.has_room = false;
+    assert_eq!(bench.beat(&mut a), ErrorCode::None);
+    let ticket = bench.send(GroupRequest::ConsumerHeartbeat {
+        request: b.request(),
+        client: Client::default(),
+        visible: Visible::default(),
+    });
+    assert_eq!(bench.reply(ticket), Some(Reply::Refused(ErrorCode::CoordinatorNotAvailable)));
+    assert_eq!(bench.described().members.len(), 1);
+    // Its session ends, which must be recorded.
+    bench.now_ms += 1_000_000;
+    bench.step(GroupCoordinator::tick);
+    assert_eq!((bench.described().members.len(), bench.records()), (1, records));
+    bench.has_room = true;
+    bench.step(GroupCoordinator::tick);
+    assert_eq!(bench.described().members.len(), 0);
+    bench.settle(&mut [&mut b]);
+    assert_eq!(b.owns(), 6);
+}
+
+#[test]
+fn a_member_that_no_record_can_hold_is_refused() {
+    let mut bench = Bench::new();
+    let mut a = Consumer::new("a", &["t"]);
+    bench.settle(&mut [&mut a]);
+    let records = bench.records();
+    bench.largest_record = 4_000;
+    let fat = Consumer::new("b", &["x".repeat(200).as_str(); 20]);
+    assert_eq!(error(bench.heartbeat_with(fat.request()).error_code), ErrorCode::UnknownServerError);
+    assert_eq!((bench.described().members.len(), bench.records()), (1, records));
+    assert_eq!(bench.beat(&mut a), ErrorCode::None);
+}
+
+#[test]
 fn no_partition_is_ever_with_two_members() {
     for seed in 0..60 {
         let mut bench = Bench::new();
@@ -393,7 +432,7 @@ fn what_is_set_for_a_group_is_told_and_kept() {
         [("g".to_owned(), values)]
     };
     let names = ["consumer.heartbeat.interval.ms", "consumer.session.timeout.ms"];
-    bench.topics = bench.topics.clone().with_group_settings(settings([(names[0], "700"), (names[1], "2000")]));
+    bench.topics.set_group_settings(settings([(names[0], "700"), (names[1], "2000")]));
     let a = Consumer::new("a", &["t"]);
     assert_eq!(bench.heartbeat_with(a.request()).heartbeat_interval_ms, 700);
     bench.pass(2000);

@@ -143,7 +143,7 @@ fn what_could_not_be_told_is_told_again() {
     assert_eq!(bench.known().keys().copied().collect::<Vec<_>>(), [T, U]);
     // A topic that goes takes what was known of it with it.
     bench.topics = Topics::new([("t".to_owned(), TopicInfo { id: T, partitions: 7 })]);
-    bench.step(GroupCoordinator::topics_changed);
+    bench.step(|coordinator, context| coordinator.topics_changed(context, None));
     assert_eq!(bench.known().keys().copied().collect::<Vec<_>>(), [T]);
     let (_, more) = bench.share_beat("a", 1, &[]);
     assert_eq!(more.expect("one partition is new").partitions, [(T, [(6, -1)].into())].into());

@@ -58,7 +58,14 @@ impl World {
             *bits
         };
         let wall_clock_ms = self.now_ms as i64 + 1_700_000_000_000;
-        let mut context = Context { now_ms: self.now_ms, wall_clock_ms, topics: &self.topics, random: &mut random };
+        let mut context = Context {
+            now_ms: self.now_ms,
+            wall_clock_ms,
+            topics: &self.topics,
+            has_room: true,
+            largest_record: 1 << 20,
+            random: &mut random,
+        };
         let step = act(&mut self.coordinator, &mut context);
         self.coordinator.appended(self.end, &step.records);
         for record in step.records {
@@ -163,7 +170,14 @@ impl World {
     /// The state's own records.
     fn state(&self, mut coordinator: GroupCoordinator) -> BTreeMap<Bytes, Option<Bytes>> {
         let mut random = || 4;
-        let mut context = Context { now_ms: 0, wall_clock_ms: 0, topics: &self.topics, random: &mut random };
+        let mut context = Context {
+            now_ms: 0,
+            wall_clock_ms: 0,
+            topics: &self.topics,
+            has_room: true,
+            largest_record: 1 << 20,
+            random: &mut random,
+        };
         coordinator.loaded(&mut context);
         coordinator.passes = Passes::new(1 << 20);
         coordinator.passes.note(0, 1 << 30);

@@ -26,6 +26,9 @@ pub const fn largest_batch(file_bytes: u64) -> usize {
     (file_bytes / 2) as usize
 }
 
+/// Room for the two copies of a checkpoint that a start writes on a full disk: some ten thousand partitions.
+pub const CHECKPOINT_RESERVE_BYTES: u64 = 4 << 20;
+
 /// How long the journal may be idle before a seal group says that its last group was durable.
 pub const SEAL_AFTER: Duration = Duration::from_millis(50);
 

@@ -98,6 +98,8 @@ struct State {
     /// Whether there may be more than [`JOURNAL_FILES`]: while a start takes over what it found, which may be of
     /// more journals than there are now, nothing can be drained to make room.
     unbounded: bool,
+    /// Why the next file could not be made, if the last try has failed.
+    unmade: Option<String>,
     /// The number that names the next file made.
     next_name: u32,
     open: GroupBuilder,
@@ -143,6 +145,7 @@ impl Journal {
             full: VecDeque::new(),
             files: reusable.len(),
             unbounded: true,
+            unmade: None,
             free: reusable,
             next_name,
             open: GroupBuilder::new(BLOCK),
@@ -472,20 +475,55 @@ impl Journal {
                     (state.free.is_empty() && (state.unbounded || state.files < JOURNAL_FILES)).then_some(())
                 })
                 .await;
-            if let Err(error) = self.prepare_file().await {
+            let made = self.prepare_file().await;
+            self.state.borrow_mut().unmade = made.as_ref().err().map(ToString::to_string);
+            self.work_bell.ring();
+            if let Err(error) = made {
                 // Not a failure of the log: appends wait until files are released, and it is tried again.
                 tracing::warn!("no journal file could be made ({error}); appends may have to wait");
                 self.io.sleep(std::time::Duration::from_secs(1)).await;
             }
-            self.work_bell.ring();
         }
     }
 
-    /// Makes a file and writes all of it once: a flush of such a file later moves no metadata.
+    /// Completes when an entry of `len` bytes can be appended.
+    ///
+    /// # Errors
+    /// If there is no room and no file can be made: nobody gives files back before a start has taken over what it found.
+    pub async fn room_at_start(&self, len: usize) -> io::Result<()> {
+        let room_or_none = || match (self.has_room(len), &self.state.borrow().unmade) {
+            (true, _) => Some(Ok(())),
+            (false, Some(why)) => Some(Err(io::Error::new(io::ErrorKind::StorageFull, why.clone()))),
+            (false, None) => None,
+        };
+        self.work_bell.until(room_or_none).await
+    }
+
+    /// Makes a file and writes all of it once: a flush of such a file later moves no metadata. One that cannot be made
+    /// leaves nothing behind.
     async fn prepare_file(&self) -> io::Result<()> {
         let name = self.state.borrow().next_name;
-        self.state.borrow_mut().next_name += 1;
-        let file = self.io.open(&self.config.dir.join(file_name(name)), OpenMode::Create).await?;
+        let path = self.config.dir.join(file_name(name));
+        let file = match self.write_file(&path).await {
+            Err(error) => {
+                if let Err(stays) = self.io.remove_file(&path).await
+                    && stays.kind() != io::ErrorKind::NotFound
+                {
+                    tracing::warn!(path = %path.display(), "an unfinished journal file could not be removed: {stays}");
+                }
+                return Err(error);
+            }
+            file => file?,
+        };
+        let mut state = self.state.borrow_mut();
+        state.next_name += 1;
+        state.files += 1;
+        state.free.push(file);
+        Ok(())
+    }
+
+    async fn write_file(&self, path: &std::path::Path) -> io::Result<File> {
+        let file = self.io.open(path, OpenMode::Create).await?;
         lock(&self.io, &file).await?;
         file.allocate(0, self.config.file_bytes).await?;
         let zeros = Buffer::zeroed(1 << 20).freeze();
@@ -497,10 +535,7 @@ impl Journal {
         }
         file.sync().await?;
         self.io.sync_dir(&self.config.dir).await?;
-        let mut state = self.state.borrow_mut();
-        state.files += 1;
-        state.free.push(file);
-        Ok(())
+        Ok(file)
     }
 }
 

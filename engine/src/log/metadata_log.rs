@@ -27,6 +27,7 @@ use frame::{FRAMES_START, FileHeader, MAX_PAYLOAD_BYTES, Place};
 use recovery::{Copy, Whole};
 
 use crate::io::buffer::{BLOCK, Buffer, round_up};
+use crate::io::fault::DiskFault;
 use crate::io::{File, Io, OpenMode};
 
 /// Most bytes of one batch's payload. 16 MiB.
@@ -245,20 +246,21 @@ impl MetadataLog {
         }
     }
 
-    /// Makes room up to `end`, in steps.
+    /// Makes room up to `end`, in steps, and for one step more: on a full disk topics can then still be deleted.
     async fn grow(&mut self, end: u64) -> io::Result<()> {
-        if end <= self.allocated {
+        let wanted = (end + GROWTH_BYTES).next_multiple_of(GROWTH_BYTES);
+        if wanted <= self.allocated {
             return Ok(());
         }
-        let allocated = end.next_multiple_of(GROWTH_BYTES);
         for file in &self.files {
-            match file.allocate(self.allocated, allocated - self.allocated).await {
+            match file.allocate(self.allocated, wanted - self.allocated).await {
                 // Not every filesystem can; then the write itself makes the room.
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+                Err(error) if DiskFault::lack(&error).is_some() && end <= self.allocated => return Ok(()),
                 result => result?,
             }
         }
-        self.allocated = allocated;
+        self.allocated = wanted;
         Ok(())
     }
 

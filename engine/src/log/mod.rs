@@ -22,6 +22,7 @@ pub mod producer_state;
 pub mod prune;
 pub mod reader;
 pub mod recovery;
+pub mod reserve;
 pub mod segment;
 pub mod tail;
 pub mod tail_cache;

@@ -21,6 +21,7 @@ use super::group::{Entry, EntryKind, FILE_GROUPS_START, FileHeader, Group, Group
 use super::journal::{JournalStart, file_number, lock};
 use super::partition_log::LogRecord;
 use crate::io::buffer::{BLOCK, Buffer, round_up};
+use crate::io::fault::DiskFault;
 use crate::io::{File, Io, OpenMode};
 use crate::limits::GROUP_BYTES;
 use crate::record::batch::batches;
@@ -322,7 +323,13 @@ async fn walk(io: &Io, files: &[JournalFile], quarantine: &Path) -> io::Result<W
         let (name, header) = (&file.name, file.header);
         tracing::debug!(name, ?header, accepted, last_sequence = walk.last_sequence, torn, "a journal file was read");
         if let Some(position) = torn {
-            keep_aside(io, file, position, quarantine).await?;
+            match keep_aside(io, file, position, quarantine).await {
+                Err(error) if DiskFault::lack(&error).is_some() => {
+                    // Nothing that was acknowledged: a disk that is full is not to keep the broker from starting for it.
+                    tracing::warn!(name = file.name, "what may be a torn group could not be kept aside: {error}");
+                }
+                result => result?,
+            }
         }
     }
     if let Some(file) = files.last().filter(|file| walk.may_have_lost_its_end(file)) {

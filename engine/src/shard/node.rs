@@ -25,13 +25,17 @@ use crate::io::buffer::bound_pool;
 use crate::io::local::{self, Bell};
 use crate::io::mailbox::{Mailbox, mailboxes};
 use crate::io::{Class, DetachedStream, Io, OpenMode, Stream};
-use crate::limits::{COORDINATOR_SNAPSHOT_BYTES, JOURNAL_FILE_STEP, JOURNAL_FILES, POOL_SHARE, largest_batch};
+use crate::limits::{
+    CHECKPOINT_RESERVE_BYTES, COORDINATOR_SNAPSHOT_BYTES, JOURNAL_FILE_STEP, JOURNAL_FILES, POOL_SHARE, largest_batch,
+};
 use crate::log::checkpoint::{self, Checkpoint};
 use crate::log::drain::PARTITION_METADATA;
 use crate::log::group::Entry;
 use crate::log::journal::{DiskFailure, Journal, JournalConfig, JournalStart, lock};
 use crate::log::recovery::{self, Piece, Recovered, RecoveredJournal, RecoveredLog};
+use crate::log::reserve::Reserve;
 use crate::log::{Log, PartitionId};
+use crate::record::batch::batches;
 
 /// How a broker is laid out. The same on all of its cores.
 #[derive(Debug, Clone)]
@@ -375,8 +379,18 @@ impl Core {
             (Some(old), Some(shard)) => {
                 self.give_up_old_files(old, &shard).await.map_err(StartError::io(old.dir.display()))
             }
-            _ => Ok(()),
+            _ => {
+                self.keep_reserve().await;
+                Ok(())
+            }
         }
+    }
+
+    /// Keeps room for the next start, which may find the disk full.
+    async fn keep_reserve(&self) {
+        let (io, config) = (&self.0.io, &self.0.config);
+        let dir = journal_dir(&config.data_dir, io.core());
+        Reserve::new(io, &dir, reserve_bytes(config, config.journal_file_bytes())).keep().await;
     }
 
     /// Opens the journal and puts everything behind the drained ends into it, durably, then a checkpoint.
@@ -404,6 +418,8 @@ impl Core {
             next_name,
             self.0.failure.clone(),
         );
+        let reserve = Reserve::new(io, &dir, reserve_bytes(config, file_bytes));
+        reserve.give_up_if_needed().await?;
         journal.begin().await?;
         let replay_from = journal.current_file_sequence();
         let memory = config.memory_bytes / config.shards as u64;
@@ -464,8 +480,17 @@ impl Core {
         checkpoint::remove_others(io, &old.dir, Some(shard.checkpoint_generation())).await?;
         let files = open_reusable(io, &old.dir, &old.needed, self.0.config.journal_file_bytes()).await?;
         shard.take_free_files(files);
+        self.keep_reserve().await;
         Ok(())
     }
+}
+
+/// What a start writes before it can give anything back: what was in no segment, in files of the journal, and a
+/// checkpoint's two copies.
+fn reserve_bytes(config: &NodeConfig, file_bytes: u64) -> u64 {
+    let most_undrained = config.memory_bytes / config.shards as u64 / 4;
+    let files = most_undrained.div_ceil(file_bytes) + 2;
+    files.min(JOURNAL_FILES as u64) * file_bytes + CHECKPOINT_RESERVE_BYTES
 }
 
 /// Opens and locks the files of that size, for the journal to use again; removes the others.
@@ -757,18 +782,30 @@ async fn claim(io: &Io, data_dir: &Path) -> Result<crate::io::File, StartError> 
     }
 }
 
+/// What an operator is to do about a batch that no file of the journal holds.
+fn too_small_a_journal(id: PartitionId, batch_bytes: usize, shards: usize) -> String {
+    let least = (2 * batch_bytes as u64 + (1 << 20)) * (JOURNAL_FILES * shards) as u64;
+    format!(
+        "partition {id} has a batch of {batch_bytes} bytes in the journal of the last start, which is larger than this \
+         journal takes; start once with --journal {}MiB or more (nothing is lost)",
+        least.div_ceil(1 << 20)
+    )
+}
+
 impl Shard {
     /// Takes over what recovery found behind a log's drained end.
     async fn adopt(&self, id: PartitionId, pieces: Vec<Piece>) -> io::Result<()> {
         for piece in pieces {
             match piece {
                 Piece::Damaged(end) => self.adopt_damage(id, end).await,
-                Piece::Bytes(entry, bytes) => self.adopt_bytes(id, &entry, &bytes).await,
+                Piece::Bytes(entry, bytes) => self.adopt_bytes(id, &entry, &bytes).await?,
                 Piece::Extent(entry, extent) => {
                     let mut dir = PathBuf::new();
                     self.with_log(id, |log| dir = log.dir().to_owned());
                     match extent.read(&self.io, &dir, id).await? {
-                        Some(bytes) => self.adopt_bytes(id, &entry, &recovery::behind(&bytes, entry.base_offset)).await,
+                        Some(bytes) => {
+                            self.adopt_bytes(id, &entry, &recovery::behind(&bytes, entry.base_offset)).await?
+                        }
                         None => self.adopt_damage(id, entry.end_offset).await,
                     }
                 }
@@ -786,14 +823,40 @@ impl Shard {
         self.with_log(id, |log| log.mark_damaged(end));
     }
 
-    async fn adopt_bytes(&self, id: PartitionId, entry: &Entry, bytes: &Bytes) {
+    /// Batch by batch, if they came from a journal with larger files than this one's.
+    async fn adopt_bytes(&self, id: PartitionId, entry: &Entry, bytes: &Bytes) -> io::Result<()> {
+        if bytes.len() <= self.largest_batch {
+            return self.adopt_whole(id, entry, bytes).await;
+        }
+        let mut position = 0;
+        for batch in batches(bytes) {
+            let batch = batch.expect("recovery hands on whole batches");
+            let (base_offset, end_offset) = (batch.base_offset(), batch.last_offset() + 1);
+            let part = bytes.slice(position..position + batch.total_size());
+            position += batch.total_size();
+            if part.len() > self.largest_batch {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    too_small_a_journal(id, part.len(), self.shards),
+                ));
+            }
+            self.adopt_whole(id, &Entry { base_offset, end_offset, ..*entry }, &part).await?;
+        }
+        Ok(())
+    }
+
+    async fn adopt_whole(&self, id: PartitionId, entry: &Entry, bytes: &Bytes) -> io::Result<()> {
         if !self.journal.has_room(bytes.len()) {
-            let failed = async { drop(self.failure.wait().await) };
-            futures_lite::future::or(self.journal.room(bytes.len()), failed).await;
+            let failed = async {
+                drop(self.failure.wait().await);
+                Ok(())
+            };
+            futures_lite::future::or(self.journal.room_at_start(bytes.len()), failed).await?;
         }
         if !self.failure.is_set() {
             self.with_log(id, |log| log.adopt(&self.journal, entry, bytes));
         }
+        Ok(())
     }
 
     fn with_log(&self, id: PartitionId, act: impl FnOnce(&mut Log)) {

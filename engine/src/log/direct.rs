@@ -19,6 +19,7 @@ use super::PartitionId;
 use super::drain::{self, SharedLog};
 use super::group::{Entry, EntryKind, crc_of_batches};
 use super::journal::Journal;
+use super::recovery;
 use super::segment::Segment;
 use super::tail::Chunk;
 use crate::io::buffer::{BLOCK, round_up};
@@ -151,6 +152,11 @@ impl Direct {
     fn written(&mut self, end_offset: i64) {
         while self.writing.front().is_some_and(|chunk| chunk.end_offset <= end_offset) {
             self.writing.pop_front();
+        }
+        // The rest of one that a segment's end has cut in two is for the next segment, or for the journal.
+        if let Some(cut) = self.writing.front_mut().filter(|chunk| chunk.base_offset < end_offset) {
+            cut.bytes = recovery::behind(&cut.bytes, end_offset);
+            cut.base_offset = end_offset;
         }
     }
 

@@ -757,6 +757,9 @@ fn read_failed(from: &ReadFrom, log: &SharedLog, error: &io::Error) -> ReadPart 
     if log.borrow().log_start_offset() > from.offset {
         return ReadPart::refused(ErrorCode::OffsetOutOfRange);
     }
+    if log.borrow().is_deleted() {
+        return ReadPart::refused(ErrorCode::UnknownTopicOrPartition);
+    }
     tracing::error!(partition = %from.id, "a read failed: {error}");
     ReadPart::refused(match error.kind() {
         // Records whose file is gone are as lost as those that a fault has changed.

@@ -141,3 +141,7 @@ pub const SHARE_IDLE: Duration = Duration::from_secs(600);
 
 /// How often such share partitions are looked for.
 pub const SHARE_LOOK_AROUND: Duration = Duration::from_secs(60);
+
+/// What a client's pattern may take while it is compiled and matched, in bytes: an alternation of names as long as the
+/// protocol's longest string takes a quarter of it, also if case is ignored. It lives as long as one look at the names.
+pub const PATTERN_BYTES: usize = 16 << 20;

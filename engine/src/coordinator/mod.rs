@@ -11,6 +11,7 @@
 pub mod group;
 pub mod offsets;
 mod passes;
+pub mod pattern;
 pub mod share;
 pub mod transaction;
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use engine::controller::MetadataImage;
 use engine::coordinator::group::{GroupReply, GroupRequest};
+use engine::coordinator::pattern::Pattern;
 use engine::coordinator::transaction::state::{Partitions, State};
 use engine::coordinator::transaction::{TransactionReply, TransactionRequest};
 use engine::coordinator::{self, Kind, Producer};
@@ -599,13 +600,8 @@ pub async fn list(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal> {
     call.answer(&ListTransactionsResponse { unknown_state_filters, transaction_states, ..Default::default() })
 }
 
-/// The filter on ids, which must match as a whole.
-fn pattern(text: Option<&str>) -> Result<Option<regex::Regex>, ErrorCode> {
-    match text.filter(|text| !text.is_empty()) {
-        None => Ok(None),
-        Some(text) => {
-            let whole = format!("^(?:{text})$");
-            regex::Regex::new(&whole).map(Some).map_err(|_| ErrorCode::InvalidRegularExpression)
-        }
-    }
+/// The filter on ids.
+fn pattern(text: Option<&str>) -> Result<Option<Pattern>, ErrorCode> {
+    let compile = |text| Pattern::compile(text).map_err(|_| ErrorCode::InvalidRegularExpression);
+    text.filter(|text| !text.is_empty()).map(compile).transpose()
 }

@@ -8,15 +8,11 @@
 
 use std::collections::BTreeSet;
 
-use regex_automata::meta::Regex;
-
 use super::records::Change;
 use super::{ConsumerGroup, Failure, Turn, Visible, fail};
 use crate::coordinator::Topics;
+use crate::coordinator::pattern::Pattern;
 use crate::protocol::ErrorCode;
-
-/// What a compiled expression may take, in bytes.
-const COMPILED_BYTES: usize = 1 << 20;
 
 /// What an expression stands for.
 #[derive(Debug, Clone)]
@@ -83,25 +79,13 @@ impl ConsumerGroup {
     }
 }
 
-/// The expression, so that it matches whole names.
-fn compile(regex: &str) -> Result<Regex, String> {
-    let config = Regex::config().nfa_size_limit(Some(COMPILED_BYTES));
-    let build = |pattern: &str| {
-        let built = Regex::builder().configure(config.clone()).build(pattern);
-        built.map_err(|error| error.syntax_error().map_or_else(|| error.to_string(), ToString::to_string))
-    };
-    // By itself first: it must not close what is put around it.
-    build(regex)?;
-    build(&format!("^(?:{regex})$"))
-}
-
 /// Whether a member may have the expression; it may have an empty one, which is none.
 ///
 /// # Errors
 /// Why it may not.
 pub fn check_regex(regex: Option<&str>) -> Result<(), Failure> {
     let Some(regex) = regex.filter(|regex| !regex.is_empty()) else { return Ok(()) };
-    match compile(regex) {
+    match Pattern::compile(regex) {
         Ok(_) => Ok(()),
         Err(why) => fail(
             ErrorCode::InvalidRegularExpression,
@@ -112,7 +96,7 @@ pub fn check_regex(regex: Option<&str>) -> Result<(), Failure> {
 
 /// The visible topics whose names match, the internal ones too: whether they are wanted is the expression's say.
 fn resolve(regex: &str, topics: &Topics, visible: &Visible) -> BTreeSet<String> {
-    let Ok(compiled) = compile(regex) else { return BTreeSet::new() };
+    let Ok(compiled) = Pattern::compile(regex) else { return BTreeSet::new() };
     let names = topics.iter().map(|(name, _)| name);
-    names.filter(|name| compiled.is_match(*name) && visible.has(name)).map(str::to_owned).collect()
+    names.filter(|name| compiled.is_match(name) && visible.has(name)).map(str::to_owned).collect()
 }

@@ -14,7 +14,7 @@ pub struct GroupConfig {
     /// `group.max.size`.
     pub max_size: usize,
     /// `offset.metadata.max.bytes`.
-    pub max_metadata_bytes: usize,
+    pub longest_metadata: usize,
     /// `offsets.retention.minutes`, in milliseconds.
     pub retention_ms: i64,
     /// `offsets.retention.check.interval.ms`.
@@ -77,7 +77,7 @@ impl GroupConfig {
             min_session_timeout_ms: int("group.min.session.timeout.ms"),
             max_session_timeout_ms: int("group.max.session.timeout.ms"),
             max_size: usize::try_from(number("group.max.size")).unwrap_or(0),
-            max_metadata_bytes: usize::try_from(number("offset.metadata.max.bytes")).unwrap_or(0),
+            longest_metadata: usize::try_from(number("offset.metadata.max.bytes")).unwrap_or(0),
             retention_ms: number("offsets.retention.minutes").saturating_mul(60_000),
             retention_check_interval_ms: positive("offsets.retention.check.interval.ms").max(1),
             consumer,
@@ -98,7 +98,7 @@ impl Default for GroupConfig {
             min_session_timeout_ms: 6000,
             max_session_timeout_ms: 1_800_000,
             max_size: i32::MAX as usize,
-            max_metadata_bytes: 4096,
+            longest_metadata: 4096,
             retention_ms: 7 * 24 * 3_600_000,
             retention_check_interval_ms: 600_000,
             consumer: ConsumerConfig {

@@ -96,7 +96,9 @@ impl GroupCoordinator {
         producer: Option<Producer>,
         (largest_record, step): (usize, &mut Step),
     ) -> ErrorCode {
-        if committed.metadata.len() > self.config.max_metadata_bytes {
+        // Kafka counts the characters of a Java string, whatever the config's name says.
+        let longest = self.config.longest_metadata;
+        if committed.metadata.len() > longest && committed.metadata.encode_utf16().count() > longest {
             return ErrorCode::OffsetMetadataTooLarge;
         }
         if committed.metadata.len() + id.len() + topic.len() + RECORD_BYTES > largest_record {

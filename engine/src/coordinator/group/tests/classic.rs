@@ -1,6 +1,9 @@
 //! The classic protocol.
 
 use super::*;
+use crate::protocol::messages::txn_offset_commit::{
+    TxnOffsetCommitRequest, TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
+};
 
 /// A subscription to topic "t" as consumers write it, version 0.
 const SUBSCRIPTION: &[u8] = &[0, 0, 0, 0, 0, 1, 0, 1, b't', 0xff, 0xff, 0xff, 0xff];
@@ -272,12 +275,44 @@ fn commits_follow_the_generation() {
     let _waiting = bench.join(&b, None);
     assert_eq!(bench.commit("g", 2, &b, 10), ErrorCode::RebalanceInProgress);
     assert_eq!(bench.committed("g"), (9, ErrorCode::None));
-    let mut request = commit_request("h", -1, "", 1);
-    request.topics[0].partitions[0].committed_metadata = Some("m".repeat(4097).into());
-    let Reply::Group(GroupReply::Commit(response)) = bench.ask(GroupRequest::Commit { request, version: 9 }) else {
-        panic!("each partition has an answer")
-    };
-    assert_eq!(error(response.topics[0].partitions[0].error_code), ErrorCode::OffsetMetadataTooLarge);
+}
+
+#[test]
+fn metadata_is_as_long_as_java_counts_it() {
+    let mut bench = Bench::new();
+    // A character outside of the basic plane is two units.
+    for (character, most) in [("m", 4096), ("é", 4096), ("語", 4096), ("😀", 2048)] {
+        for (length, error_code) in [(most, ErrorCode::None), (most + 1, ErrorCode::OffsetMetadataTooLarge)] {
+            let metadata = character.repeat(length);
+            let mut request = commit_request("h", -1, "", 1);
+            request.topics[0].partitions[0].committed_metadata = Some(metadata.clone().into());
+            let Reply::Group(GroupReply::Commit(response)) = bench.ask(GroupRequest::Commit { request, version: 9 })
+            else {
+                panic!("each partition has an answer")
+            };
+            assert_eq!(error(response.topics[0].partitions[0].error_code), error_code, "{length} of {character}");
+
+            let partition = TxnOffsetCommitRequestPartition {
+                committed_offset: 1,
+                committed_metadata: Some(metadata.into()),
+                ..Default::default()
+            };
+            let topic = TxnOffsetCommitRequestTopic { name: "t".into(), partitions: vec![partition] };
+            let request = TxnOffsetCommitRequest {
+                transactional_id: "x".into(),
+                group_id: "h".into(),
+                producer_id: 1,
+                topics: vec![topic],
+                ..Default::default()
+            };
+            let Reply::Group(GroupReply::CommitInTransaction(response)) =
+                bench.ask(GroupRequest::CommitInTransaction(request))
+            else {
+                panic!("each partition has an answer")
+            };
+            assert_eq!(error(response.topics[0].partitions[0].error_code), error_code, "{length} of {character}");
+        }
+    }
 }
 
 #[test]

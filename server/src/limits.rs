@@ -70,3 +70,7 @@ pub const HELD_CONNECTIONS: usize = 1_000;
 
 /// How long a client may make the broker wait for deleted records to be on stable storage.
 pub const LONGEST_DELETE: Duration = Duration::from_secs(600);
+
+/// How long a Produce or DeleteRecords may wait for the leader's own flush, if the client gives it less. A flush takes
+/// milliseconds; of a disk that stalls for longer than this the client is told.
+pub const LEAST_FLUSH_WAIT: Duration = Duration::from_secs(5);

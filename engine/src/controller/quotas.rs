@@ -1,7 +1,7 @@
 //! Client quotas: what is kept of them, which requests change them, and which are in force for a client.
 //!
 //! An entity names a user, a client id, both, or an address; each by name or as the default of its kind. The
-//! invariant: every value kept has a known key, fits its type and is not negative. It knows no rates: that is
+//! invariant: every value kept has a known key, fits its type and is above zero. It knows no rates: that is
 //! the enforcer's matter. Messages have the words of Kafka's `ClientQuotaControlManager`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -203,22 +203,26 @@ fn check_value(entity: &Entity, key: &str, value: Option<f64>) -> Result<(), Ref
     let invalid = |why: String| Err(Refusal::new(ErrorCode::InvalidRequest, why));
     let is_ip = entity.contains_key(&EntityType::Ip);
     let whole = match key {
-        PRODUCER_BYTE_RATE | CONSUMER_BYTE_RATE if !is_ip => Some(("LONG", i64::MAX as f64)),
+        PRODUCER_BYTE_RATE | CONSUMER_BYTE_RATE if !is_ip => Some(("a LONG", i64::MAX as f64)),
         REQUEST_PERCENTAGE | CONTROLLER_MUTATION_RATE if !is_ip => None,
-        CONNECTION_CREATION_RATE if is_ip => Some(("INT", f64::from(i32::MAX))),
+        CONNECTION_CREATION_RATE if is_ip => Some(("an INT", f64::from(i32::MAX))),
         _ => return invalid(format!("Invalid configuration key {key}")),
     };
     let Some(value) = value else { return Ok(()) };
-    if !value.is_finite() || value < 0.0 {
-        return invalid(format!("Configuration {key} cannot be {value}: it must be at least 0"));
+    if value <= 0.0 {
+        return invalid(format!("Quota {key} must be greater than 0"));
     }
     match whole {
-        Some((kind, most)) if value.fract() != 0.0 || value > most => {
-            invalid(format!("Configuration {key} must be a {kind} value"))
-        }
+        Some((kind, most)) if value > most => invalid(format!("Proposed value for {key} is too large for {kind}.")),
+        // Kafka takes what is no number, and no rate is ever above it.
+        _ if !value.is_finite() => invalid(format!("Quota {key} must be a finite number")),
+        Some(_) if value.fract() > WHOLE_NUMBER_SLACK => invalid(format!("{key} cannot be a fractional value.")),
         _ => Ok(()),
     }
 }
+
+/// How far a whole number's value may be above it: tools compute with doubles.
+const WHOLE_NUMBER_SLACK: f64 = 1e-6;
 
 /// A quota in force: its bound, and whose use counts against it.
 #[derive(Debug, Clone, PartialEq)]
@@ -335,7 +339,11 @@ mod tests {
         for (entity, key, value) in [
             (user, PRODUCER_BYTE_RATE, 10.5),
             (user, PRODUCER_BYTE_RATE, -1.0),
+            (user, PRODUCER_BYTE_RATE, 0.999_999_999),
+            (user, PRODUCER_BYTE_RATE, 1.000_01),
+            (user, PRODUCER_BYTE_RATE, 9.3e18),
             (user, REQUEST_PERCENTAGE, f64::NAN),
+            (ip, CONNECTION_CREATION_RATE, 2_147_483_648.0),
             (user, CONNECTION_CREATION_RATE, 1.0),
             (ip, PRODUCER_BYTE_RATE, 1.0),
             (&[("ip", Some("nowhere"))], CONNECTION_CREATION_RATE, 1.0),
@@ -347,6 +355,12 @@ mod tests {
             let refused = check(&alteration(entity, key, value)).expect_err("it makes no sense");
             assert_eq!(refused.error, ErrorCode::InvalidRequest);
         }
+        for key in [PRODUCER_BYTE_RATE, CONSUMER_BYTE_RATE, REQUEST_PERCENTAGE, CONTROLLER_MUTATION_RATE] {
+            check(&alteration(user, key, 0.0)).expect_err("a quota of 0 would stop its clients");
+            check(&alteration(user, key, 1e-9)).expect("as near to a whole number as Kafka wants it");
+            check(&alteration(user, key, 1000.000_000_1)).expect("as near to a whole number as Kafka wants it");
+        }
+        check(&alteration(ip, CONNECTION_CREATION_RATE, 0.0)).expect_err("a quota of 0 would stop its clients");
         check(&alteration(user, REQUEST_PERCENTAGE, 12.5)).expect("a right quota");
         check(&alteration(ip, CONNECTION_CREATION_RATE, 3.0)).expect("a right quota");
     }

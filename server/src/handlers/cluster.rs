@@ -24,7 +24,7 @@ use engine::protocol::messages::update_features::{
 };
 use engine::protocol::{ErrorCode, Str};
 
-use super::outcome;
+use super::{in_time, outcome};
 use crate::authorizer::{Operation, Resource, authorize, sentence};
 use crate::broker::Broker;
 use crate::dispatch::{Answer, Call, Refusal};
@@ -45,6 +45,7 @@ pub fn elect_leaders(broker: &Broker, call: &Call) -> Result<Answer, Refusal> {
     let kind =
         if call.version == 0 { Some(ElectionType::Preferred) } else { ElectionType::from_code(request.election_type) };
     let kind = may(broker, call, Operation::Alter)
+        .and_then(|()| in_time(request.timeout_ms).map_err(Refused::plain))
         .and_then(|()| kind.ok_or_else(|| Refused::new(ErrorCode::InvalidRequest, "Unknown election type")));
     let elect = |topic: &str, partition| {
         let result = kind.clone().and_then(|kind| elections::elect(&image, kind, topic, partition));
@@ -60,10 +61,12 @@ pub fn elect_leaders(broker: &Broker, call: &Call) -> Result<Answer, Refusal> {
             });
             results.collect()
         }
-        None => elect_all(&image, elect),
+        None if kind.is_ok() => elect_all(&image, elect),
+        None => Vec::new(),
     };
     let error_code = kind.as_ref().err().map_or(ErrorCode::None, |refused| refused.error).code();
-    let replica_election_results = if error_code == 0 || call.version == 0 { results } else { Vec::new() };
+    let is_named = call.version == 0 || error_code == ErrorCode::RequestTimedOut.code();
+    let replica_election_results = if error_code == 0 || is_named { results } else { Vec::new() };
     call.answer(&ElectLeadersResponse { error_code, replica_election_results, ..Default::default() })
 }
 
@@ -102,13 +105,16 @@ pub fn alter_reassignments(broker: &Broker, call: &Call) -> Result<Answer, Refus
             ..Default::default()
         });
     }
+    let in_time = in_time(request.timeout_ms);
     let image = broker.image();
     let brokers = [broker.node_id()];
     let responses = request.topics.iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|asked| {
             let (partition_index, replicas) = (asked.partition_index, asked.replicas.as_deref());
             let may_change = allow_replication_factor_change;
-            let result = elections::reassign(&image, &brokers, &topic.name, partition_index, replicas, may_change);
+            let result = in_time.map_err(Refused::plain).and_then(|()| {
+                elections::reassign(&image, &brokers, &topic.name, partition_index, replicas, may_change)
+            });
             let error_code = result.as_ref().err().map_or(ErrorCode::None, |refused| refused.error).code();
             let error_message = result.err().and_then(|refused| refused.message).map(Str::Owned);
             ReassignablePartitionResponse { partition_index, error_code, error_message }
@@ -117,6 +123,7 @@ pub fn alter_reassignments(broker: &Broker, call: &Call) -> Result<Answer, Refus
     });
     call.answer(&AlterPartitionReassignmentsResponse {
         allow_replication_factor_change,
+        error_code: in_time.err().unwrap_or(ErrorCode::None).code(),
         error_message: None,
         responses: responses.collect(),
         ..Default::default()

@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-use std::time::Duration;
 
 use engine::controller::image::MetadataImage;
 use engine::protocol::messages::alter_replica_log_dirs::{
@@ -21,6 +20,7 @@ use engine::protocol::messages::describe_log_dirs::{
 use engine::protocol::{ErrorCode, Str, Uuid};
 use engine::shard::message::{DeleteRecords, DeletedRecords, PartitionId, Reply, Request};
 
+use super::flush_deadline;
 use super::route::{self, Fan};
 use crate::authorizer::{Operation, Resource, authorize};
 use crate::broker::Broker;
@@ -58,8 +58,8 @@ pub async fn delete_records(broker: &Rc<Broker>, call: &Call) -> Result<Answer, 
             results.push(DeletedRecords::refused(found.err().unwrap_or(ErrorCode::None)));
         }
     }
-    let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0)).min(limits::LONGEST_DELETE);
-    let deadline = broker.io().now() + timeout;
+    let now = broker.io().now();
+    let deadline = flush_deadline(now, request.timeout_ms).min(now + limits::LONGEST_DELETE);
     let replies: Vec<_> = fan
         .into_groups()
         .into_iter()

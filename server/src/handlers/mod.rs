@@ -30,8 +30,13 @@ pub mod topics;
 pub mod transactions;
 pub mod verification;
 
+use std::time::Duration;
+
 use engine::controller::Refusal;
+use engine::io::Instant;
 use engine::protocol::{ErrorCode, Str};
+
+use crate::limits;
 
 /// Code and sentence of a result, as answers have them.
 pub(crate) fn outcome<T>(result: &Result<T, Refusal>) -> (i16, Option<Str<'_>>) {
@@ -39,4 +44,17 @@ pub(crate) fn outcome<T>(result: &Result<T, Refusal>) -> (i16, Option<Str<'_>>) 
         Ok(_) => (ErrorCode::None.code(), None),
         Err(refused) => (refused.error.code(), refused.message.as_deref().map(Str::Borrowed)),
     }
+}
+
+/// Whether a request that changes the cluster leaves any time for it. As in Kafka, whose controller looks at the
+/// deadline before it decides, nothing happens if it does not.
+pub(crate) fn in_time(timeout_ms: i32) -> Result<(), ErrorCode> {
+    if timeout_ms > 0 { Ok(()) } else { Err(ErrorCode::RequestTimedOut) }
+}
+
+/// The deadline of a request that waits for this broker's own disk. In Kafka the client's time begins when the leader has
+/// appended, and is for the other replicas alone: here the leader's own flush, however short the time, gets
+/// [`limits::LEAST_FLUSH_WAIT`].
+pub(crate) fn flush_deadline(now: Instant, timeout_ms: i32) -> Instant {
+    now + Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0)).max(limits::LEAST_FLUSH_WAIT)
 }

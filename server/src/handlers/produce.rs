@@ -20,6 +20,7 @@ use engine::protocol::{ErrorCode, Records, Str, Uuid};
 use engine::record::{BatchView, batches};
 use engine::shard::message::{PartitionId, Produce, ProducePart, Produced, Reply, Request};
 
+use super::flush_deadline;
 use super::route::{self, Fan, Leaders};
 use super::verification::{self, Wanted};
 use crate::authorizer::{Operation, Resource, authorize};
@@ -105,8 +106,7 @@ async fn send(broker: &Rc<Broker>, call: &Call) -> Result<Sent, Refusal> {
     }
     let mut fan = Fan::new(broker);
     parts.into_iter().for_each(|(place, part)| fan.add(part.id, place, part));
-    let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
-    let deadline = broker.io().now() + timeout;
+    let deadline = flush_deadline(broker.io().now(), request.timeout_ms);
     let send_group = |group: route::Group<ProducePart>| {
         let produce = Produce { acks, version: call.version, deadline, parts: group.parts };
         (broker.core.request(group.shard, Request::Produce(produce)), group.places)

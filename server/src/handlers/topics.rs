@@ -20,6 +20,7 @@ use engine::protocol::messages::create_topics::{
 use engine::protocol::messages::delete_topics::{DeletableTopicResult, DeleteTopicsRequest, DeleteTopicsResponse};
 use engine::protocol::{ErrorCode, Str, Uuid};
 
+use super::in_time;
 use crate::authorizer::{Operation, Resource, allows, authorize, sentence};
 use crate::broker::Broker;
 use crate::dispatch::{Answer, Call, Refusal};
@@ -40,7 +41,7 @@ pub async fn create(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal>
             false => authorize(broker, call, Operation::Create, Resource::Topic(&topic.name)),
         };
         let allowed = allowed.map_err(|error| Refused::new(error, "Authorization failed."));
-        match allowed.and_then(|()| quota.take(partitions)) {
+        match allowed.and_then(|()| quota.take(request.timeout_ms, partitions)) {
             Ok(()) => {
                 counted.insert(topic.name.to_string(), partitions);
                 topics.push(new_topic(topic));
@@ -104,18 +105,19 @@ struct Mutations<'c> {
 }
 
 impl Mutations<'_> {
-    /// Counts partitions, and notes for how long the client shall be silent.
-    fn take(&self, partitions: usize) -> Result<(), Refused> {
+    /// Counts partitions, if there is time for them. Who knows the error is refused for what was counted before, and
+    /// told to be silent only then; who does not is told at once.
+    fn take(&self, timeout_ms: i32, partitions: usize) -> Result<(), Refused> {
+        in_time(timeout_ms).map_err(Refused::plain)?;
         if !self.counts {
             return Ok(());
         }
         let (client, client_id) = (&self.call.client, self.call.client_id());
         let taken = client.quotas.mutate(client, client_id, partitions, self.strict);
-        self.call.throttle(client.quotas.mutation_throttle(client, client_id));
-        match taken {
-            true => Ok(()),
-            false => Err(Refused::new(ErrorCode::ThrottlingQuotaExceeded, "The throttling quota has been exceeded.")),
+        if !taken || !self.strict {
+            self.call.throttle(client.quotas.mutation_throttle(client, client_id));
         }
+        if taken { Ok(()) } else { Err(Refused::plain(ErrorCode::ThrottlingQuotaExceeded)) }
     }
 
     /// Takes back what was counted for nothing.
@@ -177,7 +179,7 @@ pub async fn delete(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal>
     for topic in by_name.chain(by_either) {
         match may_delete(broker, call, &topic) {
             Err(deleted) => refused.push(deleted),
-            Ok(partitions) => match quota.take(partitions) {
+            Ok(partitions) => match quota.take(request.timeout_ms, partitions) {
                 Err(why) => refused.push(DeletedTopic { name: topic.name, id: topic.id, result: Err(why) }),
                 Ok(()) => topics.push(topic),
             },
@@ -231,7 +233,7 @@ pub async fn create_partitions(broker: &Rc<Broker>, call: &Call) -> Result<Answe
         let allowed = authorize(broker, call, Operation::Alter, Resource::Topic(&topic.name));
         let partitions = added_partitions(broker, topic);
         let allowed = allowed.map_err(|error| Refused::new(error, sentence(error)));
-        match allowed.and_then(|()| quota.take(partitions)) {
+        match allowed.and_then(|()| quota.take(request.timeout_ms, partitions)) {
             Ok(()) => {
                 counted.insert(topic.name.to_string(), partitions);
                 topics.push(new_partitions(topic));

@@ -8,8 +8,10 @@ mod support;
 mod acls;
 mod cluster;
 mod configs;
+mod patterns;
 mod quotas;
 mod records;
+mod timeouts;
 
 use engine::controller::broker_configs::STANDARD_AUTHORIZER;
 use engine::protocol::Records;

@@ -4,6 +4,11 @@ use std::time::Duration;
 
 use engine::protocol::ErrorCode as E;
 use engine::protocol::messages::api_versions::ApiVersionsRequest;
+use engine::protocol::messages::create_partitions::{
+    CreatePartitionsRequest, CreatePartitionsResponse, CreatePartitionsTopic,
+};
+use engine::protocol::messages::create_topics::CreateTopicsResponse;
+use engine::protocol::messages::delete_topics::{DeleteTopicState, DeleteTopicsRequest, DeleteTopicsResponse};
 
 use super::support::{Bench, Client};
 use super::{fetch, produce, quota, topic};
@@ -77,4 +82,70 @@ fn partitions_and_connections_have_their_rates() {
         }
         assert!((10..15).contains(&served), "{served} of 15 were served");
     });
+}
+
+#[test]
+fn a_quota_of_nothing_is_refused_and_almost_whole_numbers_are_taken() {
+    Bench::new(42, &[]).ask(|io, address| async move {
+        let mut client = Client::connect(&io, address, "c").await;
+        for key in ["producer_byte_rate", "consumer_byte_rate", "request_percentage", "controller_mutation_rate"] {
+            let refused = client.ask(&quota("user", Some("u"), key, 0.0), 1).await;
+            let why = format!("Quota {key} must be greater than 0");
+            let refused = &refused.entries[0];
+            assert_eq!((refused.error_code, refused.error_message.as_deref()), (E::InvalidRequest.code(), Some(&*why)));
+            assert_eq!(client.ask(&quota("user", Some("u"), key, 1000.000_000_001), 1).await.entries[0].error_code, 0);
+        }
+    });
+}
+
+#[test]
+fn the_request_that_goes_over_the_rate_of_changes_is_served_and_the_next_one_pays() {
+    Bench::new(43, &[]).ask(|io, address| async move {
+        let mut client = Client::connect(&io, address, "c").await;
+        let rate = |value| quota("client-id", Some("c"), "controller_mutation_rate", value);
+        client.ask(&topic("grown", 1), 7).await;
+        client.ask(&topic("removed", 20), 7).await;
+        client.ask(&topic("kept", 1), 7).await;
+        let refused = E::ThrottlingQuotaExceeded.code();
+        // Far apart, so that each begins with a full bucket.
+        for case in ["create", "grow", "remove"] {
+            client.ask(&rate(1.0), 1).await;
+            io.sleep(Duration::from_secs(60)).await;
+            let (first, second) = match case {
+                "create" => {
+                    let first = client.ask(&topic("a", 20), 7).await;
+                    let second = client.ask(&topic("b", 1), 7).await;
+                    let of = |answer: CreateTopicsResponse<'_>| (answer.topics[0].error_code, answer.throttle_time_ms);
+                    (of(first), of(second))
+                }
+                "grow" => {
+                    let first = client.ask(&grow("grown", 21), 3).await;
+                    let second = client.ask(&grow("grown", 22), 3).await;
+                    let of =
+                        |answer: CreatePartitionsResponse<'_>| (answer.results[0].error_code, answer.throttle_time_ms);
+                    (of(first), of(second))
+                }
+                _ => {
+                    let first = client.ask(&remove("removed"), 6).await;
+                    let second = client.ask(&remove("kept"), 6).await;
+                    let of =
+                        |answer: DeleteTopicsResponse<'_>| (answer.responses[0].error_code, answer.throttle_time_ms);
+                    (of(first), of(second))
+                }
+            };
+            assert_eq!(first, (0, 0), "{case}");
+            assert_eq!(second.0, refused, "{case}");
+            assert!((8_000..=9_000).contains(&second.1), "{case}: 20 of 11 leave 9 s to pay, not {} ms", second.1);
+        }
+    });
+}
+
+fn grow(name: &'static str, count: i32) -> CreatePartitionsRequest<'static> {
+    let topic = CreatePartitionsTopic { name: name.into(), count, assignments: None };
+    CreatePartitionsRequest { topics: vec![topic], timeout_ms: 1000, ..Default::default() }
+}
+
+fn remove(name: &'static str) -> DeleteTopicsRequest<'static> {
+    let topic = DeleteTopicState { name: Some(name.into()), ..Default::default() };
+    DeleteTopicsRequest { topics: vec![topic], timeout_ms: 1000, ..Default::default() }
 }

@@ -455,6 +455,19 @@ fn sessions_have_epochs_and_end_with_what_they_hold() {
         assert_eq!(member.ask_fetch(repeated).await, Err(E::InvalidShareSessionEpoch));
         let nobody = ShareFetchRequest { member_id: Some("nobody".into()), ..early.clone() };
         assert_eq!(member.ask_fetch(nobody).await, Err(E::UnknownServerError));
+        // Some clients write their 16 bytes in base64's standard alphabet.
+        for id in ["+/+/+/+/+/+/+/+/+/+/+w", "////////////////////+A=="] {
+            let member_id = Some(id.into());
+            let other = ShareFetchRequest { member_id, share_session_epoch: 0, topics: Vec::new(), ..early.clone() };
+            assert!(member.ask_fetch(other).await.is_ok(), "{id} is as good as another");
+            let acknowledge = ShareAcknowledgeRequest {
+                group_id: Some("g".into()),
+                member_id: Some(id.into()),
+                share_session_epoch: 1,
+                ..Default::default()
+            };
+            assert_eq!(member.client.ask(&acknowledge, 1).await.error_code, 0, "{id} has a session");
+        }
         // The last request acknowledges some of what the member has; the rest is free again.
         let mut last = ShareFetchRequest { share_session_epoch: -1, ..early };
         last.topics[0].partitions[0].acknowledgement_batches = vec![share_fetch::AcknowledgementBatch {

@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Context;
-use super::broker_configs::{self, BrokerValues, Settings, Update};
+use super::broker_configs::{self, BrokerValues, MIN_INSYNC_REPLICAS, Settings, Update};
 use super::configs::{self, ConfigType};
+use super::features;
 use super::records::MetadataRecord;
 use super::request::{ConfigChange, ConfigResource, Refusal, Setting, occurrences};
 use super::resource_configs::{self, ResourceKind};
@@ -36,7 +37,7 @@ pub(super) async fn incremental(
         check_unique(changes.iter().map(|change| change.name.as_str()))?;
         let is_null = |change: &&ConfigChange| change.operation != DELETE && change.value.is_none();
         check_no_nulls(changes.iter().filter(is_null).map(|change| change.name.as_str()))?;
-        target.check_dynamic(changes.iter().map(|change| change.name.as_str()))?;
+        target.check_dynamic(changes.iter().map(|change| (change.operation != DELETE, change.name.as_str())))?;
         changed(target, changes)
     };
     each(context, resources, validate_only, checked_changes).await
@@ -50,7 +51,7 @@ pub(super) async fn replace(
     let replacement = |target: &Target<'_>, configs: &[Setting]| -> Result<Configs, Refusal> {
         check_unique(configs.iter().map(|(name, _)| name.as_str()))?;
         check_no_nulls(configs.iter().filter(|(_, value)| value.is_none()).map(|(name, _)| name.as_str()))?;
-        target.check_dynamic(configs.iter().map(|(name, _)| name.as_str()))?;
+        target.check_dynamic(configs.iter().map(|(name, _)| (true, name.as_str())))?;
         Ok(configs.iter().filter_map(|(name, value)| Some((name.clone(), value.clone()?))).collect())
     };
     each(context, resources, validate_only, replacement).await
@@ -90,6 +91,7 @@ fn records(
 ) -> Result<Vec<MetadataRecord>, Refusal> {
     let target = Target::find(context, resource)?;
     let configs = new_configs(&target)?;
+    target.check_kept(&configs)?;
     target.check(&configs)?;
     let removed = target.current.keys().filter(|name| !configs.contains_key(*name));
     let mut records: Vec<_> = removed.map(|name| target.record(name, None)).collect();
@@ -107,6 +109,8 @@ struct Target<'a> {
     /// Its settings now.
     current: Configs,
     broker: BrokerValues<'a>,
+    /// Whether `eligible.leader.replicas.version` is above 0.
+    has_eligible_leaders: bool,
 }
 
 enum Kind {
@@ -118,13 +122,15 @@ enum Kind {
 impl<'a> Target<'a> {
     fn find(context: &Context<'a>, resource: &ConfigResource) -> Result<Target<'a>, Refusal> {
         let broker = BrokerValues::new(context.settings, context.image);
+        let has_eligible_leaders = features::level(context.image, features::ELIGIBLE_LEADER_REPLICAS_VERSION) > 0;
         match resource {
             ConfigResource::Topic(name) => {
                 topics::check_name(name)?;
                 let id = context.image.names.get(name).ok_or_else(|| {
                     Refusal::new(ErrorCode::UnknownTopicOrPartition, format!("The topic '{name}' does not exist."))
                 })?;
-                Ok(Target { kind: Kind::Topic(*id), current: context.image.topics[id].configs.clone(), broker })
+                let current = context.image.topics[id].configs.clone();
+                Ok(Target { kind: Kind::Topic(*id), current, broker, has_eligible_leaders })
             }
             ConfigResource::Broker(name) => {
                 let id = broker_id(name, context.settings)?;
@@ -132,7 +138,8 @@ impl<'a> Target<'a> {
                     None => Some(&context.image.cluster_configs),
                     Some(id) => context.image.broker_configs.get(&id),
                 };
-                Ok(Target { kind: Kind::Broker(id), current: current.cloned().unwrap_or_default(), broker })
+                let current = current.cloned().unwrap_or_default();
+                Ok(Target { kind: Kind::Broker(id), current, broker, has_eligible_leaders })
             }
             ConfigResource::ClientMetrics(name) => Target::of_resource(context, ResourceKind::ClientMetrics, name),
             ConfigResource::Group(name) => Target::of_resource(context, ResourceKind::Group, name),
@@ -155,24 +162,50 @@ impl<'a> Target<'a> {
         }
         let broker = BrokerValues::new(context.settings, context.image);
         let current = context.image.resource_config(kind, name).cloned().unwrap_or_default();
-        Ok(Target { kind: Kind::Resource(kind, name.to_owned()), current, broker })
+        Ok(Target { kind: Kind::Resource(kind, name.to_owned()), current, broker, has_eligible_leaders: false })
     }
 
-    /// A broker's configs must be such that a running broker can take them.
-    fn check_dynamic<'n>(&self, names: impl Iterator<Item = &'n str>) -> Result<(), Refusal> {
-        if !matches!(self.kind, Kind::Broker(_)) {
-            return Ok(());
-        }
-        let is_dynamic = |name: &str| {
-            broker_configs::find(name)
-                .map_or_else(|| broker_configs::is_custom(name), |def| def.update == Update::Dynamic)
+    /// A broker's configs must be such that a running broker can take them. Each name comes with whether it gets a
+    /// value.
+    fn check_dynamic<'n>(&self, changed: impl Iterator<Item = (bool, &'n str)>) -> Result<(), Refusal> {
+        let Kind::Broker(broker) = self.kind else { return Ok(()) };
+        let changed: Vec<_> = changed.collect();
+        let is_named = |named: &dyn Fn(bool, Option<Update>, &str) -> bool| {
+            let wanted =
+                |(is_set, name): &&(bool, &str)| named(*is_set, broker_configs::find(name).map(|def| def.update), name);
+            changed.iter().filter(wanted).map(|(_, name)| *name).collect::<Vec<_>>().join(", ")
         };
-        let fixed: Vec<_> = names.filter(|name| !is_dynamic(name)).collect();
-        if fixed.is_empty() {
-            return Ok(());
+        let fixed = is_named(&|_, update, name| match update {
+            Some(update) => update == Update::Fixed,
+            None => !broker_configs::is_custom(name),
+        });
+        if !fixed.is_empty() {
+            let why = format!("Cannot update these configs dynamically: Set({fixed})");
+            return Err(Refusal::new(ErrorCode::InvalidRequest, why));
         }
-        let why = format!("Cannot update these configs dynamically: Set({})", fixed.join(", "));
-        Err(Refusal::new(ErrorCode::InvalidRequest, why))
+        let per_broker = is_named(&|is_set, update, _| is_set && broker.is_none() && update == Some(Update::PerBroker));
+        if !per_broker.is_empty() {
+            let why = "Cannot update these configs at default cluster level, broker id must be specified";
+            return Err(Refusal::new(ErrorCode::InvalidRequest, format!("{why}: Set({per_broker})")));
+        }
+        let is_own = broker.is_some() && changed.iter().any(|(_, name)| *name == MIN_INSYNC_REPLICAS);
+        if is_own && self.has_eligible_leaders {
+            let why = "Broker-level min.insync.replicas cannot be altered while ELR is enabled.";
+            return Err(Refusal::new(ErrorCode::InvalidConfig, why));
+        }
+        Ok(())
+    }
+
+    /// While replicas out of sync may be eligible, all must know how many had to be in sync.
+    fn check_kept(&self, configs: &Configs) -> Result<(), Refusal> {
+        let is_removed = matches!(self.kind, Kind::Broker(None))
+            && self.current.contains_key(MIN_INSYNC_REPLICAS)
+            && !configs.contains_key(MIN_INSYNC_REPLICAS);
+        if is_removed && self.has_eligible_leaders {
+            let why = "Cluster-level min.insync.replicas cannot be removed while ELR is enabled.";
+            return Err(Refusal::new(ErrorCode::InvalidConfig, why));
+        }
+        Ok(())
     }
 
     fn check(&self, configs: &Configs) -> Result<(), Refusal> {

@@ -19,12 +19,18 @@ pub enum Update {
     Fixed,
     /// While the broker runs, for one broker or for all (`DynamicBrokerConfig.AllDynamicConfigs`).
     Dynamic,
+    /// While the broker runs, for one broker alone (`DynamicBrokerConfig.PerBrokerConfigs`). They are of TLS and SASL,
+    /// which are not served yet: a start with one of them would promise what it does not keep.
+    PerBroker,
 }
 
-use Update::{Dynamic, Fixed};
+use Update::{Dynamic, Fixed, PerBroker};
 
 /// The one value of `authorizer.class.name` that there is an authorizer for.
 pub const STANDARD_AUTHORIZER: &str = "org.apache.kafka.metadata.authorizer.StandardAuthorizer";
+
+/// How many replicas must be in sync for a batch with acks=all.
+pub const MIN_INSYNC_REPLICAS: &str = "min.insync.replicas";
 
 /// A broker config.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -64,8 +70,10 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
     def("controller.quota.window.num", T::Int, Some("11"), V::AtLeast(1), Fixed),
     def("controller.quota.window.size.seconds", T::Int, Some("1"), V::AtLeast(1), Fixed),
     def("default.replication.factor", T::Int, Some("1"), V::AtLeast(1), Fixed),
+    def("delete.records.purgatory.purge.interval.requests", T::Int, Some("1"), V::Any, Fixed),
     def("delete.topic.enable", T::Boolean, Some("true"), V::Any, Fixed),
     def("fetch.max.bytes", T::Int, Some("57671680"), V::AtLeast(1_024), Fixed),
+    def("fetch.purgatory.purge.interval.requests", T::Int, Some("1000"), V::Any, Fixed),
     def("follower.replication.throttled.rate", T::Long, Some("9223372036854775807"), V::AtLeast(0), Dynamic),
     def("group.consumer.assignors", T::List, Some("uniform,range"), V::OneOf(&["uniform", "range"]), Fixed),
     def("group.consumer.heartbeat.interval.ms", T::Int, Some("5000"), V::AtLeast(1), Fixed),
@@ -109,6 +117,15 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
     def("group.share.partition.max.record.locks", T::Int, Some("2000"), V::Between(100, 10_000), Fixed),
     def("group.share.record.lock.duration.ms", T::Int, Some("30000"), V::Between(1_000, 3_600_000), Fixed),
     def("group.share.session.timeout.ms", T::Int, Some("45000"), V::AtLeast(1), Fixed),
+    def("group.streams.heartbeat.interval.ms", T::Int, Some("5000"), V::AtLeast(1), Fixed),
+    def("group.streams.max.heartbeat.interval.ms", T::Int, Some("15000"), V::AtLeast(1), Fixed),
+    def("group.streams.max.session.timeout.ms", T::Int, Some("60000"), V::AtLeast(1), Fixed),
+    def("group.streams.max.size", T::Int, Some("2147483647"), V::AtLeast(1), Fixed),
+    def("group.streams.max.standby.replicas", T::Int, Some("2"), V::AtLeast(0), Fixed),
+    def("group.streams.min.heartbeat.interval.ms", T::Int, Some("5000"), V::AtLeast(1), Fixed),
+    def("group.streams.min.session.timeout.ms", T::Int, Some("45000"), V::AtLeast(1), Fixed),
+    def("group.streams.num.standby.replicas", T::Int, Some("0"), V::AtLeast(0), Fixed),
+    def("group.streams.session.timeout.ms", T::Int, Some("45000"), V::AtLeast(1), Fixed),
     def("leader.replication.throttled.rate", T::Long, Some("9223372036854775807"), V::AtLeast(0), Dynamic),
     def(
         "listener.security.protocol.map",
@@ -185,9 +202,18 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
     def("offsets.topic.segment.bytes", T::Int, Some("104857600"), V::AtLeast(1), Fixed),
     def("process.roles", T::List, None, V::OneOf(&["broker", "controller"]), Fixed),
     def("producer.id.expiration.ms", T::Int, Some("86400000"), V::AtLeast(1), Dynamic),
+    def("producer.purgatory.purge.interval.requests", T::Int, Some("1000"), V::Any, Fixed),
     def("queued.max.requests", T::Int, Some("500"), V::AtLeast(1), Fixed),
     def("quota.window.num", T::Int, Some("11"), V::AtLeast(1), Fixed),
     def("quota.window.size.seconds", T::Int, Some("1"), V::AtLeast(1), Fixed),
+    def("remote.fetch.max.wait.ms", T::Int, Some("500"), V::AtLeast(1), Dynamic),
+    def("remote.list.offsets.request.timeout.ms", T::Long, Some("30000"), V::AtLeast(1), Dynamic),
+    def("remote.log.index.file.cache.total.size.bytes", T::Long, Some("1073741824"), V::AtLeast(1), Dynamic),
+    def("remote.log.manager.copier.thread.pool.size", T::Int, Some("10"), V::AtLeast(1), Dynamic),
+    def("remote.log.manager.copy.max.bytes.per.second", T::Long, Some("9223372036854775807"), V::AtLeast(1), Dynamic),
+    def("remote.log.manager.expiration.thread.pool.size", T::Int, Some("10"), V::AtLeast(1), Dynamic),
+    def("remote.log.manager.fetch.max.bytes.per.second", T::Long, Some("9223372036854775807"), V::AtLeast(1), Dynamic),
+    def("remote.log.reader.threads", T::Int, Some("10"), V::AtLeast(1), Dynamic),
     def("remote.log.storage.system.enable", T::Boolean, Some("false"), V::Any, Fixed),
     def("replica.alter.log.dirs.io.max.bytes.per.second", T::Long, Some("9223372036854775807"), V::AtLeast(0), Dynamic),
     def("replica.fetch.max.bytes", T::Int, Some("1048576"), V::AtLeast(0), Fixed),
@@ -196,6 +222,18 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
     def("replica.fetch.wait.max.ms", T::Int, Some("500"), V::Any, Fixed),
     def("replica.lag.time.max.ms", T::Long, Some("30000"), V::Any, Fixed),
     def("request.timeout.ms", T::Int, Some("30000"), V::Any, Fixed),
+    def("sasl.enabled.mechanisms", T::List, Some("GSSAPI"), V::Any, PerBroker),
+    def("sasl.kerberos.kinit.cmd", T::String, Some("/usr/bin/kinit"), V::Any, PerBroker),
+    def("sasl.kerberos.min.time.before.relogin", T::Long, Some("60000"), V::Any, PerBroker),
+    def("sasl.kerberos.principal.to.local.rules", T::List, Some("DEFAULT"), V::Any, PerBroker),
+    def("sasl.kerberos.service.name", T::String, None, V::Any, PerBroker),
+    def("sasl.kerberos.ticket.renew.jitter", T::Double, Some("0.05"), V::Any, PerBroker),
+    def("sasl.kerberos.ticket.renew.window.factor", T::Double, Some("0.8"), V::Any, PerBroker),
+    def("sasl.login.refresh.buffer.seconds", T::Short, Some("300"), V::Between(0, 3_600), PerBroker),
+    def("sasl.login.refresh.min.period.seconds", T::Short, Some("60"), V::Between(0, 900), PerBroker),
+    def("sasl.login.refresh.window.factor", T::Double, Some("0.8"), V::Any, PerBroker),
+    def("sasl.login.refresh.window.jitter", T::Double, Some("0.05"), V::Any, PerBroker),
+    def("sasl.mechanism.inter.broker.protocol", T::String, Some("GSSAPI"), V::Any, PerBroker),
     def("share.coordinator.append.linger.ms", T::Int, Some("5"), V::AtLeast(0), Fixed),
     def("share.coordinator.load.buffer.size", T::Int, Some("5242880"), V::AtLeast(1), Fixed),
     def("share.coordinator.snapshot.update.records.per.snapshot", T::Int, Some("500"), V::AtLeast(0), Fixed),
@@ -211,6 +249,15 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
     def("socket.receive.buffer.bytes", T::Int, Some("102400"), V::Any, Fixed),
     def("socket.request.max.bytes", T::Int, Some("104857600"), V::AtLeast(1), Fixed),
     def("socket.send.buffer.bytes", T::Int, Some("102400"), V::Any, Fixed),
+    def("ssl.cipher.suites", T::List, Some(""), V::Any, PerBroker),
+    def("ssl.client.auth", T::String, Some("none"), V::OneOf(&["required", "requested", "none"]), PerBroker),
+    def("ssl.enabled.protocols", T::List, Some("TLSv1.2,TLSv1.3"), V::Any, PerBroker),
+    def("ssl.endpoint.identification.algorithm", T::String, Some("https"), V::Any, PerBroker),
+    def("ssl.keymanager.algorithm", T::String, Some("SunX509"), V::Any, PerBroker),
+    def("ssl.protocol", T::String, Some("TLSv1.3"), V::Any, PerBroker),
+    def("ssl.provider", T::String, None, V::Any, PerBroker),
+    def("ssl.secure.random.implementation", T::String, None, V::Any, PerBroker),
+    def("ssl.trustmanager.algorithm", T::String, Some("PKIX"), V::Any, PerBroker),
     def("super.users", T::String, Some(""), V::Any, Fixed),
     def("transaction.abort.timed.out.transaction.cleanup.interval.ms", T::Int, Some("10000"), V::AtLeast(1), Fixed),
     def("transaction.max.timeout.ms", T::Int, Some("900000"), V::AtLeast(1), Fixed),
@@ -326,7 +373,10 @@ pub(super) fn is_custom(name: &str) -> bool {
 /// A sentence that names the first that is not.
 pub fn check(values: &BTreeMap<String, String>) -> Result<(), String> {
     for name in values.keys() {
-        find(name).ok_or_else(|| format!("Unknown broker config name: {name}"))?;
+        let def = find(name).ok_or_else(|| format!("Unknown broker config name: {name}"))?;
+        if def.update == PerBroker {
+            return Err(format!("{name} cannot be set at a start: neither TLS nor SASL is served."));
+        }
     }
     check_dynamic(values)
 }
@@ -349,12 +399,20 @@ const IN_ORDER: &[(&str, &str)] = &[
     ("group.share.min.record.lock.duration.ms", "group.share.record.lock.duration.ms"),
     ("group.share.record.lock.duration.ms", "group.share.max.record.lock.duration.ms"),
     ("group.share.max.size", "group.share.max.share.sessions"),
+    ("group.streams.min.heartbeat.interval.ms", "group.streams.max.heartbeat.interval.ms"),
+    ("group.streams.min.heartbeat.interval.ms", "group.streams.heartbeat.interval.ms"),
+    ("group.streams.heartbeat.interval.ms", "group.streams.max.heartbeat.interval.ms"),
+    ("group.streams.min.session.timeout.ms", "group.streams.max.session.timeout.ms"),
+    ("group.streams.min.session.timeout.ms", "group.streams.session.timeout.ms"),
+    ("group.streams.session.timeout.ms", "group.streams.max.session.timeout.ms"),
+    ("group.streams.num.standby.replicas", "group.streams.max.standby.replicas"),
 ];
 
 /// Pairs of which the first must be less than the second.
 const IN_STRICT_ORDER: &[(&str, &str)] = &[
     ("group.consumer.heartbeat.interval.ms", "group.consumer.session.timeout.ms"),
     ("group.share.heartbeat.interval.ms", "group.share.session.timeout.ms"),
+    ("group.streams.heartbeat.interval.ms", "group.streams.session.timeout.ms"),
 ];
 
 /// Lists that must have an element: the name, and the element if it is a certain one.
@@ -576,8 +634,8 @@ mod tests {
         };
         refused("log.roll.ms", "0");
         refused("log.retention.ms", "-2");
-        refused("unclean.leader.election.enable", "true");
         refused("no.such.config", "1");
+        refused("sasl.enabled.mechanisms", "PLAIN");
     }
 
     #[test]

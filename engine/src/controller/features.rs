@@ -7,10 +7,21 @@
 use std::collections::BTreeSet;
 
 use super::Context;
+use super::broker_configs::{MIN_INSYNC_REPLICAS, Settings};
 use super::image::MetadataImage;
 use super::records::MetadataRecord;
 use super::request::Refusal;
 use crate::protocol::ErrorCode;
+
+/// Whether replicas that have all that was acknowledged are known when they are not in sync (KIP-966), from level 1
+/// on. `min.insync.replicas` is then the cluster's matter and its topics', not a broker's.
+pub const ELIGIBLE_LEADER_REPLICAS_VERSION: &str = "eligible.leader.replicas.version";
+
+/// The level of the quorum's format: from 1 on its voters may change.
+pub const KRAFT_VERSION: &str = "kraft.version";
+
+/// Kafka 4.1 knows this feature and supports none of its levels but 0, which tools ask for.
+const STREAMS_VERSION: &str = "streams.version";
 
 /// The level of the metadata's format.
 pub const METADATA_VERSION: &str = "metadata.version";
@@ -32,20 +43,19 @@ pub struct Feature {
     pub max: i16,
     /// The level that a new cluster has; 0 is not told.
     pub initial: i16,
-    /// Whether UpdateFeatures may raise it here.
-    pub can_be_raised: bool,
 }
 
 /// All features, sorted by name.
 pub const FEATURES: &[Feature] = &[
-    Feature { name: GROUP_VERSION, min: 0, max: 1, initial: 1, can_be_raised: true },
-    Feature { name: "kraft.version", min: 0, max: 1, initial: 1, can_be_raised: false },
+    Feature { name: ELIGIBLE_LEADER_REPLICAS_VERSION, min: 0, max: 1, initial: 1 },
+    Feature { name: GROUP_VERSION, min: 0, max: 1, initial: 1 },
+    Feature { name: KRAFT_VERSION, min: 0, max: 1, initial: 1 },
     // 7 is 3.3-IV3, 27 is 4.1-IV1.
-    Feature { name: METADATA_VERSION, min: 7, max: 27, initial: 27, can_be_raised: true },
+    Feature { name: METADATA_VERSION, min: 7, max: 27, initial: 27 },
     // KIP-932, which Kafka 4.1 has as a preview: finalised only by who asks for it.
-    Feature { name: SHARE_VERSION, min: 0, max: 1, initial: 0, can_be_raised: true },
+    Feature { name: SHARE_VERSION, min: 0, max: 1, initial: 0 },
     // Version 2 is KIP-890: Produce 12, EndTxn 5 and TxnOffsetCommit 5 rely on it.
-    Feature { name: "transaction.version", min: 0, max: 2, initial: 2, can_be_raised: true },
+    Feature { name: "transaction.version", min: 0, max: 2, initial: 2 },
 ];
 
 /// The feature of that name.
@@ -91,6 +101,9 @@ pub(super) async fn update(
         }
         if update.level != current {
             records.push(MetadataRecord::Feature { name: update.name.clone(), level: update.level });
+            if update.name == ELIGIBLE_LEADER_REPLICAS_VERSION && current == 0 {
+                records.extend(min_insync_replicas(context.image, context.settings));
+            }
         }
     }
     if !validate_only {
@@ -99,12 +112,29 @@ pub(super) async fn update(
     Ok(())
 }
 
+/// The records by which `min.insync.replicas` becomes the cluster's matter: all brokers get the value that this one was
+/// started with, unless they have one, and no broker has its own.
+pub(super) fn min_insync_replicas(image: &MetadataImage, settings: &Settings) -> Vec<MetadataRecord> {
+    let record = |broker, value| MetadataRecord::BrokerConfig { broker, name: MIN_INSYNC_REPLICAS.to_owned(), value };
+    let mut records = Vec::new();
+    if !image.cluster_configs.contains_key(MIN_INSYNC_REPLICAS) {
+        let started_with = settings.static_configs.get(MIN_INSYNC_REPLICAS).map_or("1", |value| value.trim());
+        records.push(record(None, Some(started_with.to_owned())));
+    }
+    let own = image.broker_configs.iter().filter(|(_, configs)| configs.contains_key(MIN_INSYNC_REPLICAS));
+    records.extend(own.map(|(broker, _)| record(Some(*broker), None)));
+    records
+}
+
 fn check(update: &FeatureUpdate, current: i16, node_id: i32) -> Result<(), Refusal> {
     let FeatureUpdate { name, level, upgrade_type } = update;
     let invalid = |why: &str| {
         let why = format!("Invalid update version {level} for feature {name}. {why}");
         Err(Refusal::new(ErrorCode::InvalidUpdateVersion, why))
     };
+    if name == STREAMS_VERSION && *level == 0 {
+        return Ok(());
+    }
     let Some(feature) = find(name) else {
         return invalid(&format!("Local controller {node_id} does not support this feature."));
     };
@@ -125,18 +155,21 @@ fn check(update: &FeatureUpdate, current: i16, node_id: i32) -> Result<(), Refus
                  unsafe downgrade.",
             );
         }
-        if name == METADATA_VERSION {
+        if name == KRAFT_VERSION {
+            return invalid("Can't downgrade the version of this feature.");
+        }
+        if name == METADATA_VERSION && METADATA_CHANGES.iter().any(|changed| (level + 1..=current).contains(changed)) {
             return Err(downgrade_of_metadata(*level, *upgrade_type));
         }
     }
     if *level > current && *upgrade_type != UPGRADE {
         return invalid("Can't downgrade to a newer version.");
     }
-    if *level > current && !feature.can_be_raised {
-        return invalid("Raising the level of this feature is not supported while the cluster runs.");
-    }
     Ok(())
 }
+
+/// The levels of the metadata's format that brought something new with them (`MetadataVersion.didMetadataChange`).
+const METADATA_CHANGES: &[i16] = &[7, 8, 11, 13, 14, 15, 17, 23];
 
 /// Records of a newer format would be lost.
 fn downgrade_of_metadata(level: i16, upgrade_type: i8) -> Refusal {
@@ -165,16 +198,31 @@ mod tests {
         };
         assert_eq!(check(METADATA_VERSION, 27, UPGRADE, 27), Ok(()));
         assert_eq!(check(METADATA_VERSION, 27, UPGRADE, 26), Ok(()));
+        for level in 23..27 {
+            assert_eq!(check(METADATA_VERSION, level, SAFE_DOWNGRADE, 27), Ok(()), "nothing is lost above 23");
+        }
+        assert_eq!(check(KRAFT_VERSION, 1, UPGRADE, 1), Ok(()));
+        assert_eq!(check(KRAFT_VERSION, 1, UPGRADE, 0), Ok(()), "for who was once let down to 0");
+        assert_eq!(check(ELIGIBLE_LEADER_REPLICAS_VERSION, 1, UPGRADE, 1), Ok(()));
+        assert_eq!(check(ELIGIBLE_LEADER_REPLICAS_VERSION, 0, SAFE_DOWNGRADE, 1), Ok(()));
+        assert_eq!(check(STREAMS_VERSION, 0, SAFE_DOWNGRADE, 0), Ok(()));
         for (name, level, upgrade_type) in [
             ("no.such.version", 1, UPGRADE),
             (METADATA_VERSION, 28, UPGRADE),
             (METADATA_VERSION, 6, UNSAFE_DOWNGRADE),
             (METADATA_VERSION, 0, UNSAFE_DOWNGRADE),
             (METADATA_VERSION, 26, UPGRADE),
-            (METADATA_VERSION, 26, SAFE_DOWNGRADE),
+            (METADATA_VERSION, 22, SAFE_DOWNGRADE),
+            (METADATA_VERSION, 22, UNSAFE_DOWNGRADE),
             (METADATA_VERSION, 27, 9),
-            ("kraft.version", 2, UPGRADE),
-            ("kraft.version", -1, UPGRADE),
+            (KRAFT_VERSION, 2, UPGRADE),
+            (KRAFT_VERSION, -1, UPGRADE),
+            (KRAFT_VERSION, 0, UPGRADE),
+            (KRAFT_VERSION, 0, SAFE_DOWNGRADE),
+            (KRAFT_VERSION, 0, UNSAFE_DOWNGRADE),
+            (ELIGIBLE_LEADER_REPLICAS_VERSION, 2, UPGRADE),
+            (ELIGIBLE_LEADER_REPLICAS_VERSION, 0, UPGRADE),
+            (STREAMS_VERSION, 1, UPGRADE),
         ] {
             let current = find(name).map_or(0, |feature| feature.initial);
             let refused = check(name, level, upgrade_type, current).expect_err("it is not supported");

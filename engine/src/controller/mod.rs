@@ -8,6 +8,7 @@
 pub mod acls;
 mod alter;
 pub mod broker_configs;
+pub mod config_docs;
 pub mod configs;
 pub mod describe;
 pub mod elections;
@@ -137,7 +138,10 @@ impl Controller {
         if !self.image.cluster_id.is_empty() {
             return Vec::new();
         }
-        vec![MetadataRecord::Cluster { id: self.context(random, &Pace::default()).random_uuid().to_string() }]
+        let mut records =
+            vec![MetadataRecord::Cluster { id: self.context(random, &Pace::default()).random_uuid().to_string() }];
+        records.extend(features::min_insync_replicas(&self.image, &self.settings));
+        records
     }
 
     /// Applies records of the log, the last of which has this offset.

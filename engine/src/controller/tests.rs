@@ -478,3 +478,33 @@ fn long_lists_are_edited_in_linear_time() {
         assert_eq!(cluster.topic("t").configs[LIST], expected);
     }
 }
+
+#[test]
+fn how_many_replicas_must_be_in_sync_is_the_clusters_matter() {
+    let mut cluster = Cluster::new(&[("min.insync.replicas", "2")]);
+    let founded = cluster.controller.found(&mut || 77);
+    cluster.controller.apply(&founded, 0).expect("the first records");
+    let in_force = |cluster: &Cluster| cluster.controller.image().cluster_configs.get("min.insync.replicas").cloned();
+    assert_eq!(in_force(&cluster).as_deref(), Some("2"), "what this broker was started with holds for all");
+
+    let name = "min.insync.replicas";
+    for (operation, value) in [(SET, Some("1")), (DELETE, None)] {
+        let refused = cluster.alter(broker("1"), &[(name, operation, value)]).expect_err("not a broker's matter");
+        assert_eq!(refused.error, ErrorCode::InvalidConfig);
+    }
+    let refused = cluster.alter(broker(""), &[(name, DELETE, None)]).expect_err("it must stay");
+    assert_eq!(refused.error, ErrorCode::InvalidConfig);
+    cluster.alter(broker(""), &[(name, SET, Some("3"))]).expect("the cluster's matter");
+
+    let level = |level, upgrade_type| {
+        let name = features::ELIGIBLE_LEADER_REPLICAS_VERSION.to_owned();
+        let updates = vec![features::FeatureUpdate { name, level, upgrade_type }];
+        ControllerRequest::UpdateFeatures { updates, validate_only: false }
+    };
+    assert_eq!(cluster.handle(level(0, 2)), ControllerReply::UpdateFeatures(Ok(())));
+    cluster.alter(broker("1"), &[(name, SET, Some("1"))]).expect("each broker may have its own again");
+    cluster.alter(broker(""), &[(name, DELETE, None)]).expect("and the cluster none");
+    assert_eq!(cluster.handle(level(1, 1)), ControllerReply::UpdateFeatures(Ok(())));
+    assert_eq!(in_force(&cluster).as_deref(), Some("2"));
+    assert!(!cluster.controller.image().broker_configs.values().any(|configs| configs.contains_key(name)));
+}

@@ -116,7 +116,14 @@ mod tests {
         assert!(SERVED.is_sorted());
         let names = |version| supported_features(version).iter().map(|key| key.name.clone()).collect::<Vec<_>>();
         assert_eq!(names(3), ["metadata.version"]);
-        let all = ["group.version", "kraft.version", "metadata.version", "share.version", "transaction.version"];
+        let all = [
+            "eligible.leader.replicas.version",
+            "group.version",
+            "kraft.version",
+            "metadata.version",
+            "share.version",
+            "transaction.version",
+        ];
         assert_eq!(names(4), all);
     }
 }

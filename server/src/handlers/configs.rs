@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
+use engine::controller::config_docs;
 use engine::controller::describe::{ConfigEntry, describe as describe_resource};
 use engine::controller::request::{ConfigChange, ConfigResource, Refusal as Refused};
 use engine::controller::{ControllerReply, ControllerRequest};
@@ -48,7 +49,9 @@ pub async fn describe(broker: &Broker, call: &Call) -> Result<Answer, Refusal> {
             ..Default::default()
         };
         match described {
-            Ok(entries) => result.configs = shown(asked, entries, request.include_synonyms),
+            Ok(entries) => {
+                result.configs = shown(asked, entries, request.include_synonyms, request.include_documentation)
+            }
             Err(refused) => {
                 result.error_code = refused.error.code();
                 result.error_message = refused.message.as_deref().map(Str::Borrowed);
@@ -64,14 +67,15 @@ fn shown<'a>(
     asked: &DescribeConfigsResource<'_>,
     entries: &'a [ConfigEntry],
     synonyms: bool,
+    documentation: bool,
 ) -> Vec<DescribeConfigsResourceResult<'a>> {
     let keys = asked.configuration_keys.as_deref().filter(|keys| !keys.is_empty());
     let keys = keys.map(|keys| keys.iter().map(|key| &**key).collect::<BTreeSet<&str>>());
     let is_asked = |entry: &&ConfigEntry| keys.as_ref().is_none_or(|keys| keys.contains(&*entry.name));
-    entries.iter().filter(is_asked).map(|entry| shown_entry(entry, synonyms)).collect()
+    entries.iter().filter(is_asked).map(|entry| shown_entry(entry, synonyms, documentation)).collect()
 }
 
-fn shown_entry(entry: &ConfigEntry, synonyms: bool) -> DescribeConfigsResourceResult<'_> {
+fn shown_entry(entry: &ConfigEntry, synonyms: bool, documentation: bool) -> DescribeConfigsResourceResult<'_> {
     let shown_synonyms = entry.synonyms.iter().filter(|_| synonyms).map(|synonym| DescribeConfigsSynonym {
         name: Str::Borrowed(&synonym.name),
         value: synonym.value.as_deref().map(Str::Borrowed),
@@ -85,7 +89,7 @@ fn shown_entry(entry: &ConfigEntry, synonyms: bool) -> DescribeConfigsResourceRe
         is_sensitive: entry.is_sensitive,
         synonyms: shown_synonyms.collect(),
         config_type: entry.kind.code(),
-        documentation: None,
+        documentation: documentation.then(|| config_docs::documentation(&entry.name)).flatten().map(Str::Owned),
     }
 }
 

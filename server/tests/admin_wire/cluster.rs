@@ -32,6 +32,7 @@ use engine::protocol::messages::list_config_resources::ListConfigResourcesReques
 use engine::protocol::messages::remove_raft_voter::RemoveRaftVoterRequest;
 use engine::protocol::messages::sasl_authenticate::SaslAuthenticateRequest;
 use engine::protocol::messages::unregister_broker::UnregisterBrokerRequest;
+use engine::protocol::messages::update_features::{FeatureUpdateKey, UpdateFeaturesRequest};
 
 use super::support::{Bench, Client};
 use super::{OPEN, acl, any_acl, appended, feature, quota, topic};
@@ -138,7 +139,14 @@ fn a_cluster_of_one_answers_as_kafka_does() {
 fn features_are_only_moved_where_this_build_can_go() {
     Bench::new(3, &[]).ask(|io, address| async move {
         let mut client = Client::connect(&io, address, "c").await;
-        for (name, level, upgrade_type) in [("metadata.version", 28, 1), ("metadata.version", 26, 2), ("none", 1, 1)] {
+        for (name, level, upgrade_type) in [
+            ("metadata.version", 28, 1),
+            ("metadata.version", 22, 2),
+            ("kraft.version", 0, 1),
+            ("kraft.version", 0, 2),
+            ("kraft.version", 0, 3),
+            ("none", 1, 1),
+        ] {
             let updated = client.ask(&feature(name, level, upgrade_type), 2).await;
             assert_eq!(updated.error_code, E::InvalidUpdateVersion.code(), "{name} {level}");
             let told = client.ask(&feature(name, level, upgrade_type), 1).await;
@@ -147,6 +155,57 @@ fn features_are_only_moved_where_this_build_can_go() {
         assert_eq!(client.ask(&feature("metadata.version", 27, 1), 2).await.error_code, 0);
         let versions = client.ask(&ApiVersionsRequest::default(), 0).await;
         assert_eq!(versions.api_keys.len(), corelog::dispatch::SERVED.len());
+    });
+}
+
+/// What `kafka-features` sends for a release.
+fn release(features: &[(&'static str, i16)], upgrade_type: i8) -> UpdateFeaturesRequest<'static> {
+    let update = |(name, max_version_level): &(&'static str, i16)| FeatureUpdateKey {
+        feature: (*name).into(),
+        max_version_level: *max_version_level,
+        allow_downgrade: false,
+        upgrade_type,
+    };
+    UpdateFeaturesRequest { feature_updates: features.iter().map(update).collect(), ..Default::default() }
+}
+
+#[test]
+fn a_release_is_what_tools_take_it_for() {
+    Bench::new(41, &[]).ask(|io, address| async move {
+        let mut client = Client::connect(&io, address, "c").await;
+        let levels = async |client: &mut Client| {
+            let request =
+                ApiVersionsRequest { client_software_name: "test".into(), client_software_version: "1".into() };
+            let versions = client.ask(&request, 4).await;
+            let level = |name: &str| {
+                let found = versions.finalized_features.iter().find(|feature| &*feature.name == name);
+                found.map(|feature| feature.max_version_level)
+            };
+            (level("eligible.leader.replicas.version"), level("kraft.version"), level("metadata.version"))
+        };
+        assert_eq!(levels(&mut client).await, (Some(1), Some(1), Some(27)));
+        let of_4_1 = [
+            ("eligible.leader.replicas.version", 1),
+            ("group.version", 1),
+            ("kraft.version", 1),
+            ("metadata.version", 27),
+            ("transaction.version", 2),
+        ];
+        let of_4_0 = [("group.version", 1), ("kraft.version", 1), ("metadata.version", 25), ("transaction.version", 2)];
+        assert_eq!(client.ask(&release(&of_4_1, 1), 2).await.error_code, 0);
+        // That is no upgrade; as a downgrade nothing is lost by it.
+        let refused = client.ask(&release(&of_4_0, 1), 2).await;
+        assert_eq!(refused.error_code, E::InvalidUpdateVersion.code());
+        let why = "The update failed for all features since the following feature had an error: Invalid update version \
+                   25 for feature metadata.version. Can't downgrade the version of this feature without setting the \
+                   upgrade type to either safe or unsafe downgrade.";
+        assert_eq!(refused.error_message.as_deref(), Some(why));
+        let down =
+            [&of_4_0[..], &[("eligible.leader.replicas.version", 0), ("share.version", 0), ("streams.version", 0)]];
+        assert_eq!(client.ask(&release(&down.concat(), 2), 2).await.error_code, 0);
+        assert_eq!(levels(&mut client).await, (None, Some(1), Some(25)));
+        assert_eq!(client.ask(&release(&of_4_1, 1), 2).await.error_code, 0);
+        assert_eq!(levels(&mut client).await, (Some(1), Some(1), Some(27)));
     });
 }
 

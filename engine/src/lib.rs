@@ -1,6 +1,6 @@
 //! Corelog's engine: all that is deterministic once it is given an [`io::Io`].
 //!
-//! Read in this order: [`io`] is the seam to the world, [`record`] and [`protocol`] know bytes, [`log`] keeps
+//! Read in this order: [`io`] is the seam to the world, [`accounts`] a core's memory, [`record`] and [`protocol`] know bytes, [`log`] keeps
 //! them, [`controller`] decides what exists, [`coordinator`] what becomes of groups, [`shard`] is one core's loop
 //! over its partitions.
 
@@ -18,6 +18,7 @@ macro_rules! planted {
     };
 }
 
+pub mod accounts;
 pub mod controller;
 pub mod coordinator;
 pub mod io;

@@ -2,6 +2,49 @@
 
 use std::time::Duration;
 
+use crate::accounts::Class;
+
+/// The least memory of a core: its class of ordinary requests then holds one of the greatest size that is ordinary,
+/// which has a batch of the default largest size in it.
+pub const LEAST_MEMORY_PER_CORE: u64 = 32 << 20;
+
+/// A core's memory is dealt out to its classes in so many shares.
+pub const ACCOUNT_SHARES_IN_ALL: u64 = 64;
+
+/// How many of them a class has; what remains is the pool's of buffers that nobody uses, see [`POOL_SHARE`].
+pub const fn account_shares(class: Class) -> u64 {
+    match class {
+        // In a core's least memory sixteen requests of 64 KiB, or thousands of ordinary heartbeats.
+        Class::ReceivedSmall => 2,
+        // What ordinary producers have on its way.
+        Class::Received => 5,
+        // As much again, so that who sends large requests slowly holds up his like only.
+        Class::ReceivedLarge => 5,
+        // Those who do not read theirs hold up their like only.
+        Class::AnswersSmall => 2,
+        // Consumers that lag read runs of a MiB; more in memory does not make disks faster.
+        Class::Answers => 8,
+        // Logs are drained from 512 KiB on, so that hundreds of busy ones find room with a GiB.
+        Class::Undrained => 10,
+        // What is left, for it turns into speed whatever it gets.
+        Class::TailCache => 14,
+        // Some 200 bytes each, so that a GiB for a core remembers 300 000.
+        Class::Producers => 4,
+        // See FETCH_SESSION_PARTITION_BYTES: a GiB for a core has 60 000 partitions.
+        Class::FetchSessions => 1,
+        // They keep less for a partition.
+        Class::ShareSessions => 1,
+        // See WAITER_BYTES: a GiB for a core has 160 000 partitions that are waited for.
+        Class::Waiters => 2,
+        // Members with their subscriptions, and offsets.
+        Class::Groups => 3,
+        // Some 500 bytes each.
+        Class::Transactions => 2,
+        // On their way between cores for microseconds.
+        Class::Replies => 1,
+    }
+}
+
 /// Journal groups in flight on one core. Measured: 8 durable 4 KiB writes in flight reach 37 k commits/s at
 /// a fifth of the CPU of one at a time; more only lengthens the wait of each.
 pub const GROUPS_IN_FLIGHT: usize = 8;
@@ -84,6 +127,16 @@ pub const SEGMENT_STEP: u64 = 1 << 20;
 /// Loaded offset indexes of sealed segments that one core keeps.
 pub const CACHED_INDEXES: usize = 256;
 
+/// Descriptors of a process that are neither the log's nor connections: rings, event counters, standard streams,
+/// directories that are being read; so many, and as many again for each core.
+pub const OWN_DESCRIPTORS: usize = 16;
+
+/// The log's part of the `descriptors` that a process may have: half. A connection too many is held back until another
+/// has ended; a log that cannot open a file refuses what was sent.
+pub const fn log_descriptors(descriptors: usize) -> usize {
+    descriptors / 2
+}
+
 /// Open segment files that one core keeps for reading.
 pub const OPEN_SEGMENTS: usize = 512;
 
@@ -115,6 +168,15 @@ pub const BATCHES_PER_PRODUCER: usize = 5;
 
 /// Producers that one partition remembers; the one that was silent longest goes first.
 pub const PRODUCERS_PER_PARTITION: usize = 10_000;
+
+/// What a fetch session keeps for each partition, in bytes, without its topic's name: measured.
+pub const FETCH_SESSION_PARTITION_BYTES: usize = 256;
+
+/// What a share session keeps for each partition, in bytes: it stands in two maps.
+pub const SHARE_SESSION_PARTITION_BYTES: usize = 160;
+
+/// What a request that waits for news keeps for each partition, on both cores together, in bytes.
+pub const WAITER_BYTES: usize = 200;
 
 /// How long a share partition's leader waits until it asks its share coordinator again that was not ready.
 pub const SHARE_COORDINATOR_RETRY: Duration = Duration::from_millis(50);

@@ -50,6 +50,7 @@ impl Run {
             accept_loss: false,
             past_journal_bytes,
             snapshot_after_bytes: None,
+            descriptors: None,
         });
         let mut mailboxes: Vec<_> = node_mailboxes(&config).into_iter().map(Some).collect();
         let ready = Rc::new(RefCell::new(None));
@@ -111,7 +112,7 @@ async fn read_all(core: Core, partition: i32) -> BTreeMap<i64, String> {
     loop {
         let offset = values.last_key_value().map_or(0, |(offset, _)| offset + 1);
         let from = ReadFrom { id, current_leader_epoch: -1, last_fetched_epoch: -1, offset, max_bytes: 1 << 20 };
-        let read = Read { read_committed: false, max_bytes: 1 << 20, parts: vec![from] };
+        let read = Read { read_committed: false, max_bytes: 1 << 20, first_whole: true, parts: vec![from] };
         let Some(Reply::Read(parts)) = core.request(owner(id, core.shards()), Request::Read(read)).await else {
             panic!("a running node answers");
         };

@@ -228,6 +228,7 @@ fn start_node(
         accept_loss: false,
         past_journal_bytes: None,
         snapshot_after_bytes: Some(2_000),
+        descriptors: None,
     });
     let mut mailboxes: Vec<_> = node_mailboxes(&config).into_iter().map(Some).collect();
     let ready: Rc<RefCell<Option<Core>>> = Rc::default();
@@ -282,7 +283,8 @@ async fn read_committed(core: Core) -> BTreeSet<String> {
         let (mut values, mut offset) = (BTreeMap::new(), 0);
         while offset < high_watermark {
             let from = ReadFrom { id, current_leader_epoch: -1, last_fetched_epoch: -1, offset, max_bytes: 1000 };
-            let read = Request::Read(Read { read_committed: true, max_bytes: 1000, parts: vec![from] });
+            let read =
+                Request::Read(Read { read_committed: true, max_bytes: 1000, first_whole: true, parts: vec![from] });
             let Some(Reply::Read(parts)) = core.request(owner(id, core.shards()), read).await else {
                 panic!("a running node answers");
             };

@@ -43,6 +43,7 @@ impl Broker {
             accept_loss: false,
             past_journal_bytes: None,
             snapshot_after_bytes: None,
+            descriptors: None,
         });
         let mut mailboxes: Vec<_> = node_mailboxes(&config).into_iter().map(Some).collect();
         let ready: Rc<RefCell<Option<Core>>> = Rc::default();
@@ -130,7 +131,7 @@ impl Broker {
     fn try_read(&self, offset: i64, read_committed: bool) -> ReadPart {
         let from =
             ReadFrom { id: self.id(), current_leader_epoch: -1, last_fetched_epoch: -1, offset, max_bytes: 90_000 };
-        let read = Read { read_committed, max_bytes: 90_000, parts: vec![from] };
+        let read = Read { read_committed, max_bytes: 90_000, first_whole: true, parts: vec![from] };
         let Reply::Read(mut parts) = self.ask(Request::Read(read)) else { panic!("answers its request") };
         parts.remove(0)
     }

@@ -17,13 +17,13 @@ use engine::controller::{BrokerValues, Settings};
 use engine::io::local::Bell;
 use engine::io::mailbox::Mailbox;
 use engine::io::{Class, Io};
+use engine::limits::{OWN_DESCRIPTORS, log_descriptors};
 use engine::replication::fetch_session::FetchSessions;
 use engine::replication::share_session::ShareSessions;
 use engine::shard::{Core, Message, NodeConfig};
 use futures_lite::future;
 
 use crate::authorizer::Authorizer;
-use crate::budget::Budget;
 use crate::connection::{self, Connections};
 use crate::quota::{Accounts, QuotaManager};
 use crate::{limits, listener};
@@ -75,12 +75,6 @@ pub struct Broker {
     pub core: Core,
     /// What the node was told.
     pub config: Arc<BrokerConfig>,
-    /// Memory for requests, from before their bodies are read until they are answered.
-    pub receive: Budget,
-    /// The same for requests larger than [`limits::LARGE_REQUEST`].
-    pub receive_large: Budget,
-    /// Memory for the records of answers, until they are written.
-    pub respond: Budget,
     /// The fetch sessions of this core's connections.
     pub fetch_sessions: RefCell<FetchSessions>,
     /// The share sessions of this core's connections.
@@ -141,23 +135,19 @@ impl FixedLimits {
 
 impl Broker {
     fn new(core: Core, config: Arc<BrokerConfig>) -> Rc<Broker> {
-        let shards = core.shards() as u64;
-        let budget = (config.node.memory_bytes / shards / limits::BUDGET_SHARE).max(limits::LEAST_BUDGET) as usize;
         let image = core.image();
         let values = BrokerValues::new(&config.node.settings, &image);
         let fixed = FixedLimits::new(&values);
         let quotas = Rc::new(QuotaManager::new(core.clone(), config.shared.accounts.clone(), &values));
         let authorizer = Authorizer::new(&values).map(Arc::new);
         let slots = fixed.fetch_sessions.div_ceil(core.shards());
+        let accounts = core.accounts().clone();
         let share_slots = fixed.share_sessions.div_ceil(core.shards());
         Rc::new(Broker {
             core,
             config,
-            receive: Budget::new(budget / 2),
-            receive_large: Budget::new(budget / 2),
-            respond: Budget::new(budget),
-            fetch_sessions: RefCell::new(FetchSessions::new(slots, limits::FETCH_SESSION_EVICTION)),
-            share_sessions: RefCell::new(ShareSessions::new(share_slots)),
+            fetch_sessions: RefCell::new(FetchSessions::new(slots, limits::FETCH_SESSION_EVICTION, accounts.clone())),
+            share_sessions: RefCell::new(ShareSessions::new(share_slots, accounts)),
             producer_ids: RefCell::new(0..0),
             connections: Connections::default(),
             limits: fixed,
@@ -182,11 +172,14 @@ impl Broker {
         &self.config.node.settings
     }
 
-    /// The most connections of the node (`max.connections`), which may change at any time.
+    /// The most connections of the node: `max.connections`, which may change at any time, or fewer if there are not
+    /// descriptors for so many.
     pub fn max_connections(&self) -> usize {
         let image = self.image();
         let most = BrokerValues::new(self.settings(), &image).number("max.connections");
-        usize::try_from(most).unwrap_or(0)
+        let most = usize::try_from(most).unwrap_or(0);
+        let cores = self.core.shards() + 1;
+        most.min(self.config.node.descriptors.map_or(usize::MAX, |all| connection_descriptors(all, cores)))
     }
 
     /// This broker's id.
@@ -209,6 +202,9 @@ pub enum Failure {
     /// The listener cannot.
     #[error("{0}")]
     Listen(String),
+    /// It has stopped, but not cleanly: the reason has been told. What was acknowledged is on stable storage.
+    #[error("stopped, but not cleanly: some records are in the journal alone, and the next start replays it")]
+    Stop,
     /// The disk failed under it. What was acknowledged is on stable storage; the next start reads it back.
     #[error("the disk has failed ({0}); nothing more was acknowledged. Check the device, then start again")]
     Disk(String),
@@ -261,10 +257,19 @@ async fn serve(
     tracing::info!("stopping");
     shared.stopping.store(true, Ordering::Relaxed);
     close(&broker);
-    broker.core.stop().await;
+    let is_clean = broker.core.stop().await;
     shared.stopped.store(true, Ordering::Relaxed);
+    if !is_clean {
+        return Err(Failure::Stop);
+    }
     tracing::info!("stopped, everything is on stable storage");
     Ok(())
+}
+
+/// Descriptors for connections, of all that the process has: what its cores and the log leave, but at least one.
+fn connection_descriptors(all: usize, cores: usize) -> usize {
+    let others = log_descriptors(all) + OWN_DESCRIPTORS * (1 + cores);
+    all.saturating_sub(others).max(1)
 }
 
 /// Looks at a flag that another core raises, now and then: a stop is in no hurry.
@@ -285,4 +290,16 @@ async fn take_connections(broker: Rc<Broker>) {
 fn close(broker: &Broker) {
     broker.stopping.ring();
     broker.connections.close_all();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_descriptors_to_the_log_and_the_cores() {
+        assert_eq!(connection_descriptors(1024, 3), 512 - 64);
+        assert_eq!(connection_descriptors(64, 3), 1);
+        assert!(connection_descriptors(1 << 20, 65) > 500_000);
+    }
 }

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
+use engine::limits::LEAST_MEMORY_PER_CORE;
+
 use crate::cores::parse_cores;
 
 const EXAMPLES: &str = "\
@@ -202,7 +204,7 @@ impl Serve {
             node_id: self.node_id.unwrap_or(1),
             cores: cores("cores", &self.cores)?,
             metadata_cores: cores("metadata-cores", &self.metadata_cores)?,
-            memory_bytes: size("memory", &self.memory)?,
+            memory_bytes: self.memory.as_deref().map(parse_memory).transpose()?,
             journal_bytes: size("journal", &self.journal)?,
             past_journal_bytes: match self.past_journal.as_deref() {
                 None | Some("off") => None,
@@ -315,6 +317,35 @@ fn advertised(flag: Option<&str>, listen: SocketAddr) -> Result<(String, u16), S
     Ok((listen.ip().to_string(), listen.port()))
 }
 
+/// A number without a unit is hardly ever meant as bytes if it is as small as this.
+const SMALL_NUMBER: u64 = 1 << 20;
+
+/// Reads `--memory`: a size, but not a small number that lacks its unit.
+fn parse_memory(text: &str) -> Result<u64, String> {
+    let bytes = parse_size(text).map_err(|why| format!("--memory: {why}."))?;
+    let number = text.trim();
+    if bytes < SMALL_NUMBER && number.chars().all(|c| c.is_ascii_digit()) {
+        return Err(format!("--memory {number} would be {number} bytes; write {number}MiB or {number}GiB."));
+    }
+    Ok(bytes)
+}
+
+/// `bytes` of memory, if so many shards can work with them.
+///
+/// # Errors
+/// A sentence that says the least that works.
+pub fn enough_memory(bytes: u64, shards: u64) -> Result<u64, String> {
+    let least = LEAST_MEMORY_PER_CORE * shards;
+    if bytes >= least {
+        return Ok(bytes);
+    }
+    let cores = if shards == 1 { "one core needs" } else { &format!("{shards} cores need") };
+    Err(format!(
+        "--memory is {bytes} bytes, and {cores} at least {}MiB; give more, or fewer cores with --cores",
+        least >> 20
+    ))
+}
+
 /// Reads a size such as `512MiB`, `8GiB`, `2g` or a number of bytes. K, M, G and T are powers of 1024.
 ///
 /// # Errors
@@ -375,11 +406,22 @@ mod tests {
         assert!(refused(&["--set", "listeners=PLAINTEXT://:9093"]).contains("--listen"));
         assert!(refused(&["--set", "node.id=one"]).contains("not a number"));
         assert!(refused(&["--set", "node.id=1", "--node-id", "2"]).contains("leave one"));
+        assert!(refused(&["--memory", "10"]).contains("10MiB"));
+        assert!(refused(&["--memory", "10x"]).contains("not a size"));
+        assert_eq!(settings(&["--memory", "536870912"], None).expect("bytes").memory_bytes, Some(512 << 20));
         let open = ["--listen", "0.0.0.0:9092", "--insecure", "--advertise", "b1:9093"];
         assert_eq!(settings(&open, None).expect("accepted").advertise, ("b1".to_owned(), 9093));
         let v6 = settings(&["--listen", "[::1]:0"], None).expect("loopback");
         assert_eq!(v6.advertise, ("::1".to_owned(), 0));
         assert_eq!(v6.static_configs()["advertised.listeners"], "PLAINTEXT://[::1]:0");
+    }
+
+    #[test]
+    fn memory_that_is_too_small_for_the_cores_is_refused_with_the_least_that_works() {
+        assert_eq!(enough_memory(64 << 20, 2), Ok(64 << 20));
+        let refused = enough_memory((64 << 20) - 1, 2).expect_err("it is too small");
+        assert!(refused.contains("64MiB") && refused.contains("2 cores") && refused.contains("--cores"), "{refused}");
+        assert!(enough_memory(1, 1).expect_err("it is too small").contains("32MiB"));
     }
 
     #[test]

@@ -3,8 +3,9 @@
 //! Two tasks share it. The reader cuts frames, waits until a request may start beside those under way, and
 //! starts it; the writer waits for the oldest answer and writes all that are ready. The invariants: answers
 //! leave in the order of their requests; consecutive Produce requests overlap, and so do consecutive Fetches,
-//! every other request starts when all before it are answered; a request's memory is reserved before its body
-//! is read and given back with its answer. What a request means is for [`crate::dispatch`].
+//! every other request starts when all before it are answered; a request's memory is reserved as its bytes arrive
+//! and given back with its answer, and who sends slowly makes room when others wait for it. What a request means is
+//! for [`crate::dispatch`].
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -14,6 +15,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use engine::accounts::{self, Reservation};
 use engine::io::local::Bell;
 use engine::io::{Class, Instant, Stream};
 use engine::protocol::frame::{FrameError, PREFIX_BYTES, announced_size, next_frame};
@@ -21,7 +23,6 @@ use futures_lite::future;
 
 use crate::authorizer::Client;
 use crate::broker::Broker;
-use crate::budget::Reservation;
 use crate::dispatch::{self, Answer, Call, Overlap, Pending, Refusal};
 use crate::handlers;
 use crate::limits;
@@ -41,12 +42,46 @@ pub struct Connection {
     active: Cell<Instant>,
     /// Since when the piece now being written has been waiting, if one is.
     writing_since: Cell<Option<Instant>>,
-    /// Whether a request's body is being read.
-    in_body: Cell<bool>,
-    /// By when the request whose memory is reserved must have arrived.
-    body_due: Cell<Option<Instant>>,
+    /// What has arrived of a request, if only a part has.
+    body: Cell<Option<Body>>,
+    /// Whether it must make room for others.
+    is_cut: Cell<bool>,
     /// Until when no request is taken from the client, for it has used too much.
     muted_until: Cell<Instant>,
+}
+
+/// A request of which only a part has arrived.
+#[derive(Debug, Clone, Copy)]
+struct Body {
+    size: usize,
+    arrived: usize,
+    /// How long its client was waited for.
+    reading: Duration,
+    /// Since when it is, if it is.
+    reading_since: Option<Instant>,
+}
+
+impl Body {
+    fn class(&self) -> accounts::Class {
+        class_of(self.size)
+    }
+
+    fn reading(&self, now: Instant) -> Duration {
+        self.reading + self.reading_since.map_or(Duration::ZERO, |since| now.since(since))
+    }
+
+    /// Bytes a second.
+    fn rate(&self, now: Instant) -> u64 {
+        let us = self.reading(now).as_micros().max(1) as u64;
+        self.arrived as u64 * 1_000_000 / us
+    }
+
+    /// Whether it will hold its memory for long.
+    fn is_slow(&self, now: Instant) -> bool {
+        let rate = self.rate(now);
+        let missing = self.size.saturating_sub(self.arrived) as u64;
+        self.reading(now) >= limits::MEMORY_PATIENCE && rate < limits::SLOW_RATE && missing > rate
+    }
 }
 
 /// The requests under way, oldest first.
@@ -65,7 +100,6 @@ struct Window {
 struct Started {
     pending: Pending,
     bytes: usize,
-    _held: Reservation,
 }
 
 /// Why a connection ends.
@@ -120,8 +154,8 @@ impl Connection {
             changed,
             active,
             writing_since: Cell::new(None),
-            in_body: Cell::new(false),
-            body_due: Cell::new(None),
+            body: Cell::new(None),
+            is_cut: Cell::new(false),
             muted_until: Cell::default(),
         }
     }
@@ -152,8 +186,13 @@ impl Connection {
     }
 
     async fn read_requests(self: &Rc<Self>) -> End {
-        let mut reader =
-            Reader { connection: self, buffer: BytesMut::new(), size: *limits::READ_BYTES.start(), held: None };
+        let mut reader = Reader {
+            connection: self,
+            buffer: BytesMut::new(),
+            size: *limits::READ_BYTES.start(),
+            was_filled: false,
+            held: None,
+        };
         loop {
             self.unmuted().await;
             let (frame, held) = match reader.next().await {
@@ -168,7 +207,7 @@ impl Connection {
 
     async fn start(self: &Rc<Self>, frame: Bytes, held: Reservation) -> Result<(), End> {
         let bytes = frame.len();
-        let call = Call::open(frame, self.client.clone()).map_err(End::Refused)?;
+        let call = Call::open(frame, held, self.client.clone()).map_err(End::Refused)?;
         self.admit(call.overlap(), bytes).await?;
         self.unmuted().await;
         let pending = dispatch::start(&self.broker, self, call).await.map_err(End::Refused)?;
@@ -176,7 +215,7 @@ impl Connection {
         let mut window = self.window.borrow_mut();
         window.unanswered += 1;
         window.unanswered_bytes += bytes;
-        window.queue.push_back(Started { pending, bytes, _held: held });
+        window.queue.push_back(Started { pending, bytes });
         drop(window);
         self.changed.ring();
         Ok(())
@@ -225,6 +264,44 @@ impl Connection {
             .await;
     }
 
+    /// Waits for memory for `more` bytes of an answer, as long as somebody waits for that. Those who do not read small
+    /// answers make room.
+    pub async fn wait_for_memory(&self, held: &mut Reservation, more: usize) {
+        loop {
+            let grown = async {
+                held.grow_in_turn(more).await;
+                true
+            };
+            let waited = async {
+                future::or(self.broker.io().sleep(limits::MEMORY_PATIENCE), self.writer_is_gone()).await;
+                false
+            };
+            if future::or(grown, waited).await || self.window.borrow().writer_gone || self.is_cut.get() {
+                return;
+            }
+            if held.class() == accounts::Class::AnswersSmall {
+                self.broker.connections.cut_slow_readers(&self.broker);
+            }
+        }
+    }
+
+    async fn writer_is_gone(&self) {
+        self.changed.until(|| self.window.borrow().writer_gone.then_some(())).await;
+    }
+
+    /// The answer with memory for all of it.
+    pub async fn with_memory(&self, answer: Answer) -> Answer {
+        match dispatch::reserve_now(&self.broker, answer) {
+            Ok(answer) => answer,
+            Err(mut answer) => {
+                let mut held = answer.held.take().expect("it has a reservation");
+                let more = answer.bytes() - held.bytes();
+                self.wait_for_memory(&mut held, more).await;
+                Answer { held: Some(held), ..answer }
+            }
+        }
+    }
+
     /// The oldest request's answer; `None` when there are no more.
     async fn oldest_answer(&self) -> Option<Answer> {
         let oldest = || {
@@ -235,19 +312,26 @@ impl Connection {
             }
         };
         let mut started = self.changed.until(oldest).await?;
-        let answer = started.pending.answer().await;
+        let answer = self.with_memory(started.pending.answer().await).await;
         self.answered(started.bytes);
         Some(answer)
     }
 
-    /// The oldest request's answer, if it is there.
+    /// The oldest request's answer, if it is there and there is memory for it.
     async fn ready_answer(&self) -> Option<Answer> {
         let mut started = self.window.borrow_mut().queue.pop_front()?;
         match future::poll_once(started.pending.answer()).await {
-            Some(answer) => {
-                self.answered(started.bytes);
-                Some(answer)
-            }
+            Some(answer) => match dispatch::reserve_now(&self.broker, answer) {
+                Ok(answer) => {
+                    self.answered(started.bytes);
+                    Some(answer)
+                }
+                Err(answer) => {
+                    let pending = Pending::Answered(Some(answer));
+                    self.window.borrow_mut().queue.push_front(Started { pending, ..started });
+                    None
+                }
+            },
             None => {
                 self.window.borrow_mut().queue.push_front(started);
                 None
@@ -280,8 +364,15 @@ impl Connection {
         let quiet = now.since(self.active.get());
         let waits = self.window.borrow().unanswered > 0 || now < self.muted_until.get();
         let stalled = self.writing_since.get().is_some_and(|since| now.since(since) > limits::WRITE_STALL);
-        let late = self.body_due.get().is_some_and(|due| now > due);
-        stalled || late || self.in_body.get() && quiet > limits::BODY_STALL || !waits && quiet > self.broker.limits.idle
+        let in_body = self.body.get().is_some_and(|body| body.reading_since.is_some());
+        stalled || in_body && quiet > limits::BODY_STALL || !waits && quiet > self.broker.limits.idle
+    }
+
+    /// Ends the connection, for others need its memory.
+    fn cut(&self) {
+        self.is_cut.set(true);
+        self.stream.shutdown();
+        self.changed.ring();
     }
 }
 
@@ -307,6 +398,8 @@ struct Reader<'a> {
     buffer: BytesMut,
     /// How much to read at a time; follows the traffic.
     size: usize,
+    /// Whether the last read was filled, so that there is probably more.
+    was_filled: bool,
     /// Memory reserved for the frame that has begun.
     held: Option<Reservation>,
 }
@@ -315,54 +408,132 @@ impl Reader<'_> {
     /// The next frame, with its memory.
     async fn next(&mut self) -> Result<(Bytes, Reservation), End> {
         let connection = self.connection;
-        let broker = &connection.broker;
-        let max = broker.limits.request_bytes;
+        let max = connection.broker.limits.request_bytes;
         loop {
-            let announced = announced_size(&self.buffer, max).map_err(End::Frame)?;
-            let mut missing = 0;
-            if let Some(size) = announced {
-                if self.held.is_none() {
-                    let budget = if size > limits::LARGE_REQUEST { &broker.receive_large } else { &broker.receive };
-                    self.held = Some(budget.reserve(size).await);
-                    let by_rate = Duration::from_secs((size / limits::BODY_RATE) as u64);
-                    connection.body_due.set(Some(broker.io().now() + limits::BODY_STALL + by_rate));
-                }
-                missing = (PREFIX_BYTES + size).saturating_sub(self.buffer.len());
-            }
-            if let Some(frame) = next_frame(&mut self.buffer, max).map_err(End::Frame)? {
-                let held = self.held.take().expect("a frame's size was announced");
-                connection.body_due.set(None);
+            let Some(size) = announced_size(&self.buffer, max).map_err(End::Frame)? else {
+                self.fill(0, usize::MAX).await?;
+                continue;
+            };
+            let arrived = self.buffer.len() - PREFIX_BYTES;
+            if arrived >= size {
+                self.hold(size, size).await?;
+                connection.body.set(None);
+                let frame = next_frame(&mut self.buffer, max).map_err(End::Frame)?.expect("it has arrived");
+                let held = self.held.take().expect("its memory was reserved");
                 return Ok((frame, held));
             }
-            self.fill(missing).await?;
+            if connection.body.get().is_none() {
+                connection.body.set(Some(Body { size, arrived: 0, reading: Duration::ZERO, reading_since: None }));
+            }
+            let missing = size - arrived;
+            let piece = missing.min(self.piece(size));
+            self.hold(size, arrived + piece).await?;
+            self.fill(missing.min(limits::LARGE_REQUEST), piece).await?;
         }
     }
 
-    async fn fill(&mut self, missing: usize) -> Result<(), End> {
+    /// How much memory to reserve ahead of what arrives.
+    fn piece(&self, size: usize) -> usize {
+        let broker = &self.connection.broker;
+        if self.connection.body.get().is_some_and(|body| body.is_slow(broker.io().now())) {
+            return limits::PIECE_OF_SLOW;
+        }
+        let (accounts, class) = (broker.core.accounts(), class_of(size));
+        match accounts.left(class) > accounts.limit(class) / 2 {
+            true => limits::PIECE_WITH_ROOM,
+            false => limits::PIECE,
+        }
+    }
+
+    /// Reserves `bytes` in all for the frame that has begun, which is `size` bytes long. If there is no room, those who
+    /// are slow make it; who is not slow has his turn.
+    async fn hold(&mut self, size: usize, bytes: usize) -> Result<(), End> {
         let connection = self.connection;
-        connection.in_body.set(missing > 0);
-        self.buffer.reserve(missing.max(self.size));
-        let room = self.buffer.capacity() - self.buffer.len();
+        let (broker, class) = (&connection.broker, class_of(size));
+        let mut held = self.held.take().unwrap_or_else(|| broker.core.accounts().nothing(class));
+        let more = bytes.saturating_sub(held.bytes());
+        if !held.try_grow(more) {
+            loop {
+                let seen = connection.changed.rings();
+                let is_slow = connection.body.get().is_some_and(|body| body.is_slow(broker.io().now()));
+                let grown = async {
+                    match is_slow {
+                        true => held.grow(more).await,
+                        false => held.grow_in_turn(more).await,
+                    }
+                    true
+                };
+                let waited = async {
+                    let rung = connection.changed.rung_since(seen);
+                    future::or(broker.io().sleep(limits::MEMORY_PATIENCE), rung).await;
+                    false
+                };
+                if future::or(grown, waited).await {
+                    break;
+                }
+                if connection.is_cut.get() || connection.window.borrow().writer_gone {
+                    return Err(End::Closed);
+                }
+                broker.connections.cut_slow_bodies(broker, class);
+            }
+        }
+        self.held = Some(held);
+        Ok(())
+    }
+
+    /// Reads `most` bytes at most, into room for `missing` bytes if a frame has begun.
+    async fn fill(&mut self, missing: usize, most: usize) -> Result<(), End> {
+        let connection = self.connection;
+        let io = connection.broker.io();
+        let mut size = self.size;
+        if self.buffer.is_empty() {
+            // What is left of a buffer keeps the whole of it from being freed.
+            self.buffer = BytesMut::new();
+            if !self.was_filled {
+                // Nothing may come for long.
+                size = size.min(limits::READ_BYTES_WHEN_QUIET);
+            }
+        }
+        self.buffer.reserve(missing.max(size));
+        let room = (self.buffer.capacity() - self.buffer.len()).min(most);
+        let body = connection.body.get();
+        let since = io.now();
+        connection.body.set(body.map(|body| Body { reading_since: Some(since), ..body }));
         let result;
-        (result, self.buffer) = connection.stream.read(std::mem::take(&mut self.buffer)).await;
-        connection.in_body.set(false);
+        (result, self.buffer) = connection.stream.read_up_to(std::mem::take(&mut self.buffer), most).await;
+        let reading = io.now().since(since);
         let read = result.map_err(|_| End::Closed)?;
+        connection.body.set(body.map(|body| Body {
+            arrived: body.arrived + read,
+            reading: body.reading + reading,
+            ..body
+        }));
         if read == 0 {
             return Err(End::Closed);
         }
-        connection.active.set(connection.broker.io().now());
+        connection.active.set(io.now());
         self.adapt(read, room);
         Ok(())
     }
 
     /// Reads twice as much next time if this read was filled, half as much if it came nearly empty.
     fn adapt(&mut self, read: usize, room: usize) {
+        self.was_filled = read == room;
         let size = match read {
             _ if read == room => self.size * 2,
             _ if read < self.size / 4 => self.size / 2,
             _ => self.size,
         };
         self.size = size.clamp(*limits::READ_BYTES.start(), *limits::READ_BYTES.end());
+    }
+}
+
+/// Requests of one class wait for memory behind their like only.
+fn class_of(size: usize) -> accounts::Class {
+    match size {
+        ..=limits::SMALL_REQUEST => accounts::Class::ReceivedSmall,
+        ..=limits::LARGE_REQUEST => accounts::Class::Received,
+        _ => accounts::Class::ReceivedLarge,
     }
 }
 
@@ -418,6 +589,9 @@ pub struct Connections {
     open: RefCell<BTreeMap<u64, Weak<Connection>>>,
     next: Cell<u64>,
     complained: Cell<Option<Instant>>,
+    /// When slow ones were last made to make room.
+    cut_bodies_at: Cell<Option<Instant>>,
+    cut_readers_at: Cell<Option<Instant>>,
     unsaid: Cell<u64>,
 }
 
@@ -444,6 +618,57 @@ impl Connections {
         }
     }
 
+    /// Ends connections whose requests arrive slowly, the slowest first, until a quarter of the class is free: others
+    /// wait for their memory.
+    fn cut_slow_bodies(&self, broker: &Broker, class: accounts::Class) {
+        let now = broker.io().now();
+        let recently = |last: Instant| now.since(last) < limits::MEMORY_PATIENCE;
+        if self.cut_bodies_at.get().is_some_and(recently) {
+            return;
+        }
+        self.cut_bodies_at.set(Some(now));
+        let is_candidate = |connection: &Rc<Connection>| {
+            let body = connection.body.get().filter(|body| body.class() == class && body.is_slow(now));
+            body.filter(|_| !connection.is_cut.get()).map(|body| (body.rate(now), body.arrived))
+        };
+        let mut slow: Vec<_> = self
+            .list()
+            .into_iter()
+            .filter_map(|connection| is_candidate(&connection).map(|(rate, arrived)| (rate, arrived, connection)))
+            .collect();
+        slow.sort_by_key(|(rate, ..)| *rate);
+        let mut freed = 0;
+        for (_, arrived, connection) in slow {
+            if freed >= broker.core.accounts().limit(class) / 4 {
+                break;
+            }
+            freed += arrived;
+            connection.complain("its request arrives slowly, and others wait for the memory");
+            connection.cut();
+        }
+    }
+
+    /// Ends connections that leave their answers unread, those that do so longest first, as long as anything is missing:
+    /// others wait for the memory of theirs.
+    fn cut_slow_readers(&self, broker: &Broker) {
+        let now = broker.io().now();
+        if self.cut_readers_at.get().is_some_and(|last| now.since(last) < limits::MEMORY_PATIENCE) {
+            return;
+        }
+        self.cut_readers_at.set(Some(now));
+        let stalled_since = |connection: &Rc<Connection>| {
+            let since = connection.writing_since.get().filter(|_| !connection.is_cut.get());
+            since.filter(|since| now.since(*since) >= limits::SMALL_ANSWER_STALL)
+        };
+        let mut stalled: Vec<_> = self.list();
+        stalled.retain(|connection| stalled_since(connection).is_some());
+        stalled.sort_by_key(|connection| connection.writing_since.get());
+        for connection in stalled.iter().take(stalled.len().div_ceil(4)) {
+            connection.complain("its answers are not read, and others wait for the memory");
+            connection.cut();
+        }
+    }
+
     /// How many complaints went unsaid since the last one, if one may be said now.
     fn may_complain(&self, now: Instant) -> Option<u64> {
         let soon = self.complained.get().is_some_and(|last| now.since(last) < Duration::from_secs(1));
@@ -456,11 +681,27 @@ impl Connections {
     }
 }
 
+/// Classes that never hold more than they may, whatever clients do.
+const KEPT_STRICTLY: [accounts::Class; 7] = [
+    accounts::Class::ReceivedSmall,
+    accounts::Class::Received,
+    accounts::Class::ReceivedLarge,
+    accounts::Class::AnswersSmall,
+    accounts::Class::FetchSessions,
+    accounts::Class::ShareSessions,
+    accounts::Class::Waiters,
+];
+
 /// Cuts connections that are idle or stalled.
 pub async fn janitor(broker: Rc<Broker>) {
     while !broker.is_stopping() {
         broker.io().sleep(limits::JANITOR_INTERVAL).await;
         let now = broker.io().now();
+        let exceeded = broker.core.accounts().exceeded();
+        debug_assert!(
+            !exceeded.iter().any(|class| KEPT_STRICTLY.contains(class)),
+            "{exceeded:?} hold more than they may"
+        );
         for connection in broker.connections.list() {
             if connection.is_overdue(now) {
                 tracing::debug!(peer = %connection.peer, "connection idle or stalled, closed");

@@ -4,16 +4,18 @@
 //! closes the connection without an answer, except for ApiVersions, which tells the versions it has. What a
 //! request does is for its handler.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use engine::accounts::{Class as Memory, Reservation};
 use engine::io::Class;
 use engine::io::Instant;
 use engine::io::local::{self, Receiver};
+use engine::limits::WAITER_BYTES;
 use engine::protocol::frame::PREFIX_BYTES;
 use engine::protocol::{
     ApiKey, DecodeError, Decoder, EncodeError, Encoder, Message, Request, RequestHeader, ResponseHeader,
@@ -21,9 +23,9 @@ use engine::protocol::{
 
 use crate::authorizer::Client;
 use crate::broker::Broker;
-use crate::budget::Reservation;
 use crate::connection::Connection;
 use crate::handlers::{self, produce};
+use crate::limits;
 
 /// The APIs that are served, by key.
 pub const SERVED: &[ApiKey] = &[
@@ -153,14 +155,16 @@ pub struct Call {
     frame: Bytes,
     client_id: Bytes,
     body: usize,
+    /// Memory reserved for the frame.
+    held: RefCell<Reservation>,
 }
 
 impl Call {
-    /// Reads the header of the request in `frame`.
+    /// Reads the header of the request in `frame`, whose memory is `held`.
     ///
     /// # Errors
     /// If it cannot be read or is not served.
-    pub fn open(frame: Bytes, client: Rc<Client>) -> Result<Call, Refusal> {
+    pub fn open(frame: Bytes, held: Reservation, client: Rc<Client>) -> Result<Call, Refusal> {
         let mut decoder = Decoder::new(&frame);
         let header = RequestHeader::decode(&mut decoder)?;
         let (api_key, version) = (header.api_key, header.api_version);
@@ -172,7 +176,19 @@ impl Call {
         let body = frame.len() - decoder.remaining().len();
         let correlation_id = header.correlation_id;
         let (throttle, spent, at_it_since) = Default::default();
-        Ok(Call { api_key, version, client, throttle, spent, at_it_since, correlation_id, client_id, body, frame })
+        Ok(Call {
+            api_key,
+            version,
+            client,
+            throttle,
+            spent,
+            at_it_since,
+            correlation_id,
+            client_id,
+            body,
+            frame,
+            held: RefCell::new(held),
+        })
     }
 
     /// What may run beside it.
@@ -225,6 +241,18 @@ impl Call {
         ResponseHeader { correlation_id: self.correlation_id }.encode(&mut encoder, self.api_key, version);
         response.encode(&mut encoder, version);
         Ok(Answer { chunks: encoder.finish()?, held: None, close: false, throttle })
+    }
+
+    /// Whether there is memory to wait with for news of so many partitions, or for others. Then its frame holds no
+    /// memory of requests any more: those that wait must not hold up what they wait for.
+    pub fn may_wait(&self, broker: &Broker, partitions: usize) -> bool {
+        let bytes = self.size() + partitions * WAITER_BYTES;
+        let waiting = broker.core.accounts().try_reserve(Memory::Waiters, bytes);
+        let may = waiting.is_some();
+        if let Some(waiting) = waiting {
+            self.held.replace(waiting);
+        }
+        may
     }
 
     /// Bytes of the request, its length before it included.
@@ -340,9 +368,76 @@ pub async fn start(broker: &Rc<Broker>, connection: &Rc<Connection>, call: Call)
         }
         _ => {}
     }
-    let mut work = pin!(serve(broker, connection, &call));
-    let answer = poll_fn(|cx| call.timed(|| work.as_mut().poll(cx))).await;
-    Ok(Pending::Answered(Some(answer?)))
+    let answer = serve_timed(broker, connection, &call).await?;
+    let answer = match reserve_now(broker, answer) {
+        Ok(answer) => answer,
+        // It is made again when there is memory for it.
+        Err(answer) if changes_nothing(call.api_key) => {
+            let bytes = answer.bytes();
+            drop(answer);
+            let mut held = broker.core.accounts().nothing(memory_of(bytes));
+            connection.wait_for_memory(&mut held, bytes).await;
+            let answer = serve_timed(broker, connection, &call).await?;
+            held.shrink_to(held.bytes().min(answer.bytes()));
+            connection.with_memory(Answer { held: Some(held), ..answer }).await
+        }
+        Err(answer) => connection.with_memory(answer).await,
+    };
+    Ok(Pending::Answered(Some(answer)))
+}
+
+async fn serve_timed(broker: &Rc<Broker>, connection: &Rc<Connection>, call: &Call) -> Result<Answer, Refusal> {
+    let mut work = pin!(serve(broker, connection, call));
+    poll_fn(|cx| call.timed(|| work.as_mut().poll(cx))).await
+}
+
+/// The class of an answer of that size.
+pub fn memory_of(bytes: usize) -> Memory {
+    if bytes <= limits::SMALL_ANSWER { Memory::AnswersSmall } else { Memory::Answers }
+}
+
+/// The answer with memory for all of it, or as it was if there is none.
+pub fn reserve_now(broker: &Broker, mut answer: Answer) -> Result<Answer, Answer> {
+    let bytes = answer.bytes();
+    let class = memory_of(bytes);
+    let held = answer.held.take().filter(|held| held.class() == class);
+    let mut held = held.unwrap_or_else(|| broker.core.accounts().nothing(class));
+    let has_room = held.try_grow(bytes.saturating_sub(held.bytes()));
+    answer.held = Some(held);
+    if has_room { Ok(answer) } else { Err(answer) }
+}
+
+/// Whether a request can be served twice.
+fn changes_nothing(api_key: ApiKey) -> bool {
+    matches!(
+        api_key,
+        ApiKey::Metadata
+            | ApiKey::ListOffsets
+            | ApiKey::OffsetForLeaderEpoch
+            | ApiKey::OffsetFetch
+            | ApiKey::FindCoordinator
+            | ApiKey::DescribeGroups
+            | ApiKey::ListGroups
+            | ApiKey::ApiVersions
+            | ApiKey::DescribeAcls
+            | ApiKey::DescribeConfigs
+            | ApiKey::DescribeLogDirs
+            | ApiKey::ListPartitionReassignments
+            | ApiKey::DescribeClientQuotas
+            | ApiKey::DescribeUserScramCredentials
+            | ApiKey::DescribeQuorum
+            | ApiKey::DescribeCluster
+            | ApiKey::DescribeProducers
+            | ApiKey::DescribeTransactions
+            | ApiKey::ListTransactions
+            | ApiKey::ConsumerGroupDescribe
+            | ApiKey::ListConfigResources
+            | ApiKey::DescribeTopicPartitions
+            | ApiKey::ShareGroupDescribe
+            | ApiKey::ReadShareGroupState
+            | ApiKey::ReadShareGroupStateSummary
+            | ApiKey::DescribeShareGroupOffsets
+    )
 }
 
 /// Serves a request, but for Produce.
@@ -429,8 +524,12 @@ fn spawn(broker: &Rc<Broker>, connection: &Rc<Connection>, call: Call) -> Pendin
     let (sender, receiver) = local::oneshot();
     let (of_task, connection) = (broker.clone(), connection.clone());
     broker.io().spawn(Class::Foreground, async move {
-        let mut work = pin!(serve(&of_task, &connection, &call));
-        let answer = poll_fn(|cx| call.timed(|| work.as_mut().poll(cx))).await;
+        // It waits for other members, whose requests must find memory too.
+        let waits_for_members = matches!(call.api_key, ApiKey::JoinGroup | ApiKey::SyncGroup);
+        if waits_for_members && !call.may_wait(&of_task, 0) {
+            tracing::debug!("a request of a group waits with memory of requests");
+        }
+        let answer = serve_timed(&of_task, &connection, &call).await;
         sender.send(answer.unwrap_or_else(|refusal| {
             tracing::debug!(%refusal, "a request is refused");
             Answer::hang_up()

@@ -6,7 +6,6 @@
 
 pub mod authorizer;
 pub mod broker;
-pub mod budget;
 pub mod config;
 pub mod connection;
 pub mod cores;

@@ -18,8 +18,23 @@ pub const FETCHES_IN_FLIGHT: usize = 4;
 /// what an idle connection costs.
 pub const READ_BYTES: std::ops::RangeInclusive<usize> = 4 << 10..=256 << 10;
 
+/// The most that a read between two requests waits with, unless the one before was filled: what a connection costs that
+/// was busy and is idle now.
+pub const READ_BYTES_WHEN_QUIET: usize = 32 << 10;
+
 /// Bytes written at a time: the unit in which [`WRITE_STALL`] sees progress.
 pub const WRITE_BYTES: usize = 1 << 20;
+
+/// An answer of at most this size waits for memory behind its like only: those who do not read large ones must not hold
+/// up the others.
+pub const SMALL_ANSWER: usize = 64 << 10;
+
+/// How long a peer may leave a piece of an answer unread, after all that its machine buffers, while others wait for the
+/// memory of small answers.
+pub const SMALL_ANSWER_STALL: Duration = Duration::from_millis(500);
+
+/// After so long a request that waits for news is answered when there is no memory to wait with.
+pub const WAIT_WITHOUT_MEMORY: Duration = Duration::from_millis(100);
 
 /// Answers that are ready go out together up to this many bytes.
 pub const WRITE_BATCH_BYTES: usize = 256 << 10;
@@ -28,11 +43,28 @@ pub const WRITE_BATCH_BYTES: usize = 256 << 10;
 /// memory that others wait for.
 pub const WRITE_STALL: Duration = Duration::from_secs(30);
 
-/// How long a peer may pause inside a request, whose memory is reserved, before its connection is closed.
+/// How long a peer may pause inside a request before its connection is closed.
 pub const BODY_STALL: Duration = Duration::from_secs(60);
 
-/// How fast a request's body must arrive on the whole, in bytes per second, beyond what [`BODY_STALL`] grants.
-pub const BODY_RATE: usize = 64 << 10;
+/// A request that arrives at less than this, in bytes a second, and needs more than a second yet, makes room when others
+/// wait for memory.
+pub const SLOW_RATE: u64 = 1 << 20;
+
+/// How long others wait for memory before slow ones make room. Ordinary requests are read and served in less.
+pub const MEMORY_PATIENCE: Duration = Duration::from_millis(100);
+
+/// By how much memory is reserved ahead of what arrives of a request. What is promised and does not come is wasted.
+pub const PIECE: usize = 64 << 10;
+
+/// The same for a request that arrives slowly: what others free is not for it alone.
+pub const PIECE_OF_SLOW: usize = 4 << 10;
+
+/// The same while half of the memory is free: a batch of the default largest size then takes one step.
+pub const PIECE_WITH_ROOM: usize = 1 << 20;
+
+/// A request of at most this size waits for memory behind its like only: heartbeats, commits and small batches do not
+/// wait for what others upload.
+pub const SMALL_REQUEST: usize = 64 << 10;
 
 /// A request larger than this waits for memory behind its like only: who announces many large requests and never
 /// sends them must not hold up the others. Above any request with a batch of the default size.
@@ -41,15 +73,12 @@ pub const LARGE_REQUEST: usize = 2 << 20;
 /// How often connections are looked at for idleness and stalls.
 pub const JANITOR_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How often it is said that connections cannot be accepted.
+pub const COMPLAINTS_INTERVAL: Duration = Duration::from_secs(60);
+
 /// How long the acceptor pauses when `max.connections` are open, or when accepting fails (for want of file
 /// descriptors, say).
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// The share of a core's memory for requests being read and served, and for answers on their way, each.
-pub const BUDGET_SHARE: u64 = 4;
-
-/// The least budget of a core, so that a default batch and its answer fit whatever `--memory` says.
-pub const LEAST_BUDGET: u64 = 4 << 20;
 
 /// Producer ids that a core takes from the controller at a time, as in Kafka.
 pub const PRODUCER_ID_BLOCK: i32 = 1000;

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use engine::controller::{BrokerValues, quotas};
-use engine::io::{Class, Listener, Stream};
+use engine::io::{Class, Instant, Listener, Stream};
 
 use crate::broker::{Broker, Failure};
 use crate::limits;
@@ -51,8 +51,9 @@ fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
 async fn accept(broker: Rc<Broker>, listener: Listener) {
     let mut next = 0;
     let mut gate = Gate::new(&broker);
+    let mut complaints = Complaints::default();
     while !broker.is_stopping() {
-        wait_for_room(&broker).await;
+        wait_for_room(&broker, &mut complaints).await;
         let accepted = futures_lite::future::or(async { Some(listener.accept().await) }, async {
             broker.stopping.rung_since(0).await;
             None
@@ -70,7 +71,9 @@ async fn accept(broker: Rc<Broker>, listener: Listener) {
                 }
             }
             Some(Err(error)) => {
-                tracing::warn!(%error, "cannot accept connections");
+                // For want of descriptors or memory, say: those who connect wait in the kernel's queue.
+                complaints
+                    .say(broker.io().now(), || format!("connections cannot be accepted now, new ones wait: {error}"));
                 broker.io().sleep(limits::ACCEPT_PAUSE).await;
             }
         }
@@ -122,10 +125,31 @@ impl Gate {
     }
 }
 
-async fn wait_for_room(broker: &Broker) {
+/// What is said of connections that must wait: one line a minute at most.
+#[derive(Default)]
+struct Complaints {
+    said: Option<Instant>,
+    unsaid: u64,
+}
+
+impl Complaints {
+    fn say(&mut self, now: Instant, what: impl FnOnce() -> String) {
+        if self.said.is_some_and(|said| now.since(said) < limits::COMPLAINTS_INTERVAL) {
+            self.unsaid += 1;
+            return;
+        }
+        self.said = Some(now);
+        tracing::warn!(times_unsaid = std::mem::take(&mut self.unsaid), "{}", what());
+    }
+}
+
+async fn wait_for_room(broker: &Broker, complaints: &mut Complaints) {
     let full = || broker.config.shared.connections.load(Ordering::Relaxed) >= broker.max_connections();
     if full() {
-        tracing::warn!(max_connections = broker.max_connections(), "all connections are in use, new ones wait");
+        let most = broker.max_connections();
+        complaints.say(broker.io().now(), || {
+            format!("all {most} connections are in use (max.connections, or what descriptors there are), new ones wait")
+        });
     }
     while full() && !broker.is_stopping() {
         broker.io().sleep(limits::ACCEPT_PAUSE).await;
@@ -136,4 +160,21 @@ fn deal(broker: &Broker, core: usize, stream: Stream, peer: SocketAddr) {
     let stream = stream.detach().expect("nobody else has the stream yet");
     broker.config.shared.connections.fetch_add(1, Ordering::Relaxed);
     broker.core.hand_over(core, stream, peer);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_a_minute_is_said() {
+        let (mut complaints, mut said) = (Complaints::default(), 0);
+        for tenth in 0..1500 {
+            complaints.say(Instant(tenth * 100_000_000), || {
+                said += 1;
+                String::new()
+            });
+        }
+        assert_eq!((said, complaints.unsaid), (3, 299));
+    }
 }

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use clap::Parser;
 use corelog::broker::{self, BrokerConfig, Shared};
-use corelog::config::{Cli, Settings};
+use corelog::config::{Cli, Settings, enough_memory};
 use corelog::cores::CorePlan;
 use engine::controller::Settings as BrokerSettings;
 use engine::io::Io;
 use engine::io::mailbox::Mailbox;
 use engine::io::uring::{self, CoreSpec};
-use engine::limits::SMALLEST_JOURNAL;
+use engine::limits::{LEAST_MEMORY_PER_CORE, SMALLEST_JOURNAL};
 use engine::shard::{Message, NodeConfig, node_mailboxes};
 
 #[global_allocator]
@@ -62,16 +62,21 @@ fn run(settings: &Settings) -> Result<(), String> {
 
 fn broker_config(settings: &Settings, plan: &CorePlan) -> Result<Arc<BrokerConfig>, String> {
     let shards = plan.shards.len() as u64;
+    let memory_bytes = match settings.memory_bytes {
+        Some(bytes) => enough_memory(bytes, shards)?,
+        None => half_of_memory().min(MEMORY_PER_SHARD * shards).max(LEAST_MEMORY_PER_CORE * shards),
+    };
     let node = NodeConfig {
         data_dir: settings.data_dir.clone(),
         node_id: settings.node_id,
         shards: plan.shards.len(),
         journal_bytes: settings.journal_bytes.unwrap_or(JOURNAL_PER_SHARD * shards).max(SMALLEST_JOURNAL * shards),
-        memory_bytes: settings.memory_bytes.unwrap_or_else(|| half_of_memory().min(MEMORY_PER_SHARD * shards)),
+        memory_bytes,
         settings: BrokerSettings::new(settings.node_id, settings.static_configs())?,
         accept_loss: settings.accept_loss,
         past_journal_bytes: settings.past_journal_bytes,
         snapshot_after_bytes: None,
+        descriptors: uring::raise_descriptor_limit(),
     };
     let (advertised_host, advertised_port) = settings.advertise.clone();
     Ok(Arc::new(BrokerConfig {

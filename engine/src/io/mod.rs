@@ -458,11 +458,19 @@ impl Stream {
     ///
     /// # Panics
     /// If the buffer has no spare capacity.
-    pub async fn read(&self, mut buffer: BytesMut) -> (io::Result<usize>, BytesMut) {
-        assert!(buffer.capacity() > buffer.len(), "a read needs room");
+    pub async fn read(&self, buffer: BytesMut) -> (io::Result<usize>, BytesMut) {
+        self.read_up_to(buffer, usize::MAX).await
+    }
+
+    /// As [`Stream::read`], but `most` bytes at most.
+    ///
+    /// # Panics
+    /// If the buffer has no spare capacity, or `most` is 0.
+    pub async fn read_up_to(&self, mut buffer: BytesMut, most: usize) -> (io::Result<usize>, BytesMut) {
+        assert!(buffer.capacity() > buffer.len() && most > 0, "a read needs room");
         loop {
             let result;
-            (result, buffer) = backend!(self, StreamBackend, stream => stream.read_once(buffer).await);
+            (result, buffer) = backend!(self, StreamBackend, stream => stream.read_once(buffer, most).await);
             match result {
                 Err(error) if is_transient(&error) => {}
                 result => return (result, buffer),

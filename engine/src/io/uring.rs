@@ -31,6 +31,7 @@ use super::{Class, DirEntry, Instant, OpenMode};
 use doorbell::Doorbell;
 use timers::Timers;
 
+pub use super::ring::system::raise_descriptor_limit;
 pub use file::UringFile;
 pub use net::{DetachedUringStream, UringListener, UringStream};
 pub use start::{CoreSpec, StartError, run};

@@ -14,7 +14,9 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::accounts::{Accounts, Class, Reservation};
 use crate::io::Instant;
+use crate::limits::FETCH_SESSION_PARTITION_BYTES;
 use crate::protocol::{ErrorCode, Uuid};
 
 /// No session: answers with this id tell the client to go on with full requests.
@@ -40,6 +42,17 @@ pub struct PartitionKey {
     pub topic: TopicKey,
     /// The partition's index.
     pub partition: i32,
+}
+
+impl PartitionKey {
+    /// What a session keeps for it. A name that several share is counted for each: one of them may stay alone.
+    fn bytes(&self) -> usize {
+        let name = match &self.topic {
+            TopicKey::Name(name) => name.len(),
+            TopicKey::Id(_) => 0,
+        };
+        FETCH_SESSION_PARTITION_BYTES + name
+    }
 }
 
 /// What a client wants of one partition.
@@ -109,15 +122,18 @@ pub struct Answer {
     pub included: Vec<bool>,
 }
 
-/// The sessions of a core's connections, bounded in number.
+/// The sessions of a core's connections, bounded in number and in memory.
 pub struct FetchSessions {
     slots: usize,
+    accounts: Accounts,
     /// A session unused for this long gives way to any other; one older than this to a larger one.
     eviction: Duration,
     sessions: BTreeMap<i32, Session>,
 }
 
 struct Session {
+    /// Memory for its partitions.
+    held: Reservation,
     by_id: bool,
     next_epoch: i32,
     created: Instant,
@@ -136,9 +152,9 @@ struct Cached {
 }
 
 impl FetchSessions {
-    /// Room for `slots` sessions (`max.incremental.fetch.session.cache.slots`).
-    pub fn new(slots: usize, eviction: Duration) -> FetchSessions {
-        FetchSessions { slots, eviction, sessions: BTreeMap::new() }
+    /// Room for `slots` sessions (`max.incremental.fetch.session.cache.slots`), as far as the core has memory for them.
+    pub fn new(slots: usize, eviction: Duration, accounts: Accounts) -> FetchSessions {
+        FetchSessions { slots, accounts, eviction, sessions: BTreeMap::new() }
     }
 
     /// How many sessions are open.
@@ -171,7 +187,13 @@ impl FetchSessions {
         if session.by_id != opening.by_id {
             return Err(ErrorCode::FetchSessionTopicIdError);
         }
+        let changes = !opening.wanted.is_empty() || !opening.forgotten.is_empty();
         session.take_in(opening.wanted, &opening.forgotten);
+        if changes && !session.has_memory(&self.accounts) {
+            // Its client begins anew, and asks for all each time.
+            self.sessions.remove(&id);
+            return Err(ErrorCode::FetchSessionIdNotFound);
+        }
         session.next_epoch = next_epoch(session.next_epoch);
         session.last_used = now;
         if session.turns.is_empty() {
@@ -208,13 +230,24 @@ impl FetchSessions {
         if fetch.wanted.is_empty() || !self.make_room(now, fetch.wanted.len()) {
             return NO_SESSION;
         }
-        let mut session = Session::new(now, by_id);
+        let bytes = fetch.wanted.iter().map(|(key, _)| key.bytes()).sum();
+        let Some(held) = self.reserve(now, bytes) else { return NO_SESSION };
+        let mut session = Session::new(now, by_id, held);
         for ((key, wanted), shown) in fetch.wanted.iter().zip(shown) {
             session.add(key.clone(), Cached::told(*wanted, shown));
         }
         let id = self.free_id(random);
         self.sessions.insert(id, session);
         id
+    }
+
+    /// Memory for a session; those that lie idle make room.
+    fn reserve(&mut self, now: Instant, bytes: usize) -> Option<Reservation> {
+        if self.accounts.left(Class::FetchSessions) < bytes {
+            self.sessions.retain(|_, session| now.since(session.last_used) <= self.eviction);
+        }
+        let has_room = self.accounts.left(Class::FetchSessions) >= bytes;
+        has_room.then(|| self.accounts.try_reserve(Class::FetchSessions, bytes)).flatten()
     }
 
     fn free_id(&self, mut random: impl FnMut() -> u64) -> i32 {
@@ -246,9 +279,10 @@ impl FetchSessions {
 }
 
 impl Session {
-    fn new(now: Instant, by_id: bool) -> Session {
+    fn new(now: Instant, by_id: bool, held: Reservation) -> Session {
         let (turns, places) = (BTreeMap::new(), BTreeMap::new());
         Session {
+            held,
             by_id,
             next_epoch: next_epoch(FIRST_EPOCH),
             created: now,
@@ -267,6 +301,17 @@ impl Session {
         self.places.insert(key.clone(), self.next_turn);
         self.turns.insert(self.next_turn, (key, cached));
         self.next_turn += 1;
+    }
+
+    /// Whether there is memory for the partitions that it has now.
+    fn has_memory(&mut self, accounts: &Accounts) -> bool {
+        let bytes: usize = self.places.keys().map(PartitionKey::bytes).sum();
+        let more = bytes.saturating_sub(self.held.bytes());
+        if more > 0 {
+            return accounts.left(Class::FetchSessions) >= more && self.held.try_grow(more);
+        }
+        self.held.shrink_to(bytes);
+        true
     }
 
     fn remove(&mut self, key: &PartitionKey) -> Option<Cached> {

@@ -9,6 +9,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::accounts::{Accounts, Class, Reservation};
+use crate::limits::SHARE_SESSION_PARTITION_BYTES;
 use crate::protocol::{ErrorCode, Uuid};
 
 /// The epoch of a request that begins a session, and of one that ends it.
@@ -54,8 +56,11 @@ pub enum Begun {
     Fetch(Vec<Key>),
 }
 
-#[derive(Debug, Default)]
 struct Session {
+    /// Memory for its partitions and names.
+    held: Reservation,
+    /// Bytes of its names.
+    names: usize,
     connection: u64,
     /// The epoch of the next request.
     epoch: i32,
@@ -75,6 +80,17 @@ impl Session {
         self.next_turn += 1;
     }
 
+    /// Whether there is memory for the partitions that it has now.
+    fn has_memory(&mut self, accounts: &Accounts) -> bool {
+        let bytes = self.names + self.places.len() * SHARE_SESSION_PARTITION_BYTES;
+        let more = bytes.saturating_sub(self.held.bytes());
+        if more > 0 {
+            return accounts.left(Class::ShareSessions) >= more && self.held.try_grow(more);
+        }
+        self.held.shrink_to(bytes);
+        true
+    }
+
     fn remove(&mut self, key: Key) {
         if let Some((turn, _)) = self.places.remove(&key) {
             self.turns.remove(&turn);
@@ -86,10 +102,10 @@ impl Session {
     }
 }
 
-/// The sessions of a core's connections, bounded in number.
-#[derive(Debug)]
+/// The sessions of a core's connections, bounded in number and in memory.
 pub struct ShareSessions {
     slots: usize,
+    accounts: Accounts,
     sessions: BTreeMap<SessionKey, Session>,
 }
 
@@ -105,9 +121,9 @@ pub struct Shown {
 }
 
 impl ShareSessions {
-    /// Room for `slots` sessions (`group.share.max.share.sessions`).
-    pub fn new(slots: usize) -> ShareSessions {
-        ShareSessions { slots, sessions: BTreeMap::new() }
+    /// Room for `slots` sessions (`group.share.max.share.sessions`), as far as the core has memory for them.
+    pub fn new(slots: usize, accounts: Accounts) -> ShareSessions {
+        ShareSessions { slots, accounts, sessions: BTreeMap::new() }
     }
 
     /// Begins, goes on with or ends a session.
@@ -133,11 +149,22 @@ impl ShareSessions {
             return Err(ErrorCode::ShareSessionLimitReached);
         }
         let epoch = next_epoch(INITIAL_EPOCH);
-        let mut session = Session { connection: opening.connection, epoch, ..Session::default() };
+        let mut session = Session {
+            held: self.accounts.nothing(Class::ShareSessions),
+            names: 2 * (opening.key.group.len() + opening.key.member.len()),
+            connection: opening.connection,
+            epoch,
+            turns: BTreeMap::new(),
+            places: BTreeMap::new(),
+            next_turn: 0,
+        };
         for key in opening.wanted {
             if !session.places.contains_key(&key) {
                 session.push(key, false);
             }
+        }
+        if !session.has_memory(&self.accounts) {
+            return Err(ErrorCode::ShareSessionLimitReached);
         }
         let wanted = session.partitions();
         self.sessions.insert(opening.key, session);
@@ -145,10 +172,17 @@ impl ShareSessions {
     }
 
     fn go_on(&mut self, opening: Opening) -> Result<Begun, ErrorCode> {
+        let accounts = self.accounts.clone();
         let session = self.advance(&opening.key, opening.epoch)?;
         for key in opening.wanted {
-            if !session.places.contains_key(&key) {
-                session.push(key, true);
+            if session.places.contains_key(&key) {
+                continue;
+            }
+            session.push(key, true);
+            if !session.has_memory(&accounts) {
+                // What the member has of the others stays his. He is not served this one, and may name it again.
+                session.remove(key);
+                break;
             }
         }
         opening.forgotten.into_iter().for_each(|key| session.remove(key));
@@ -227,6 +261,7 @@ fn next_epoch(epoch: i32) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::LEAST_MEMORY_PER_CORE;
 
     fn key() -> SessionKey {
         SessionKey { group: "g".to_owned(), member: "m".to_owned() }
@@ -253,7 +288,7 @@ mod tests {
 
     #[test]
     fn epochs_count_up_and_anything_else_is_refused() {
-        let mut sessions = ShareSessions::new(2);
+        let mut sessions = ShareSessions::new(2, Accounts::new(LEAST_MEMORY_PER_CORE));
         assert_eq!(sessions.begin(opening(1, &[], &[])), Err(ErrorCode::ShareSessionNotFound));
         assert_eq!(sessions.begin(opening(FINAL_EPOCH, &[], &[])), Err(ErrorCode::ShareSessionNotFound));
         let acknowledging = Opening { acknowledges: true, ..opening(0, &[0], &[]) };
@@ -273,7 +308,7 @@ mod tests {
 
     #[test]
     fn sessions_are_bounded_and_end_with_their_connection() {
-        let mut sessions = ShareSessions::new(1);
+        let mut sessions = ShareSessions::new(1, Accounts::new(LEAST_MEMORY_PER_CORE));
         sessions.begin(opening(0, &[0], &[])).expect("there is room");
         let other = SessionKey { group: "g".to_owned(), member: "n".to_owned() };
         let full = sessions.begin(Opening { key: other.clone(), ..opening(0, &[0], &[]) });
@@ -286,7 +321,7 @@ mod tests {
 
     #[test]
     fn later_answers_name_only_what_is_new() {
-        let mut sessions = ShareSessions::new(1);
+        let mut sessions = ShareSessions::new(1, Accounts::new(LEAST_MEMORY_PER_CORE));
         sessions.begin(opening(0, &[0, 1], &[])).expect("a session");
         assert_eq!(sessions.told(&key(), 0, &[shown(0, false, false)]), [true]);
         sessions.begin(opening(1, &[2], &[])).expect("it goes on");
@@ -296,5 +331,20 @@ mod tests {
         let parts = [shown(0, true, false), shown(1, false, false), shown(2, false, false)];
         assert_eq!(sessions.told(&key(), 2, &parts), [true, true, false]);
         assert_eq!(sessions.close(&key()), Some(vec![partition(1), partition(2), partition(0)]));
+    }
+
+    #[test]
+    fn sessions_keep_to_their_memory() {
+        let accounts = Accounts::new(LEAST_MEMORY_PER_CORE);
+        let mut sessions = ShareSessions::new(1000, accounts.clone());
+        let most = (accounts.limit(Class::ShareSessions) / SHARE_SESSION_PARTITION_BYTES) as i32;
+        let all: Vec<i32> = (0..=most).collect();
+        assert_eq!(sessions.begin(opening(0, &all, &[])), Err(ErrorCode::ShareSessionLimitReached));
+        sessions.begin(opening(0, &all[..10], &[])).expect("there is room");
+        let Ok(Begun::Fetch(served)) = sessions.begin(opening(1, &all, &[])) else { panic!("it goes on") };
+        assert!(served.len() > 10 && served.len() <= most as usize);
+        assert!(accounts.used(Class::ShareSessions) <= accounts.limit(Class::ShareSessions));
+        sessions.disconnected(1);
+        assert_eq!(accounts.used(Class::ShareSessions), 0);
     }
 }

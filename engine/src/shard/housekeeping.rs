@@ -356,7 +356,8 @@ impl Shard {
     }
 
     /// Ends the shard cleanly: everything in segments, and a checkpoint behind which there is nothing to replay.
-    pub(super) async fn stop(self: &Rc<Shard>) {
+    /// Whether it was clean.
+    pub(super) async fn stop(self: &Rc<Shard>) -> bool {
         self.stopping.set(true);
         self.housekeeping.ring();
         self.drained.until(|| (!self.keeping_house.get()).then_some(())).await;
@@ -364,9 +365,10 @@ impl Shard {
         futures_lite::future::or(written, async { drop(self.failure.wait().await) }).await;
         self.journal.idle_or(&self.failure).await;
         let result = self.stop_cleanly().await;
-        if let Err(error) = result {
+        if let Err(error) = &result {
             tracing::warn!("the clean stop did not complete ({error}); the next start replays the journal");
         }
+        result.is_ok()
     }
 
     async fn stop_cleanly(self: &Rc<Shard>) -> io::Result<()> {

@@ -100,8 +100,8 @@ pub enum Reply {
     LogSizes(Vec<(PartitionId, u64)>),
     /// The image is in force on this shard.
     Apply,
-    /// The shard has stopped.
-    Stop,
+    /// The shard has stopped; whether it left nothing to replay.
+    Stop(bool),
 }
 
 /// Append batches.
@@ -206,8 +206,10 @@ impl Produced {
 pub struct Read {
     /// Whether to stop at the last stable offset and to list aborted transactions.
     pub read_committed: bool,
-    /// Most bytes for all parts together; the first batch found is given even if larger (KIP-74).
+    /// Most bytes for all parts together.
     pub max_bytes: usize,
+    /// Whether the first batch found is given even if larger (KIP-74).
+    pub first_whole: bool,
     /// In the order in which the client wants them served.
     pub parts: Vec<ReadFrom>,
 }

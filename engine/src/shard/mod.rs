@@ -25,10 +25,11 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::accounts::{Accounts, Class as Memory};
 use crate::controller::image::Topic;
 use crate::controller::{MetadataImage, Settings};
 use crate::io::local::{self, Bell};
-use crate::io::{Class, Instant, Io};
+use crate::io::{Class, Instant, Io, Pace};
 use crate::limits::{DRAIN_BYTES, TAIL_BUFFERS_AT_ONCE};
 use crate::log::checkpoint::Checkpoint;
 use crate::log::direct;
@@ -51,7 +52,7 @@ use partition::{Outcome, Partition};
 use purgatory::{PendingAwait, PendingProduce, Purgatory};
 use share::Shares;
 
-pub use node::{Core, Message, NodeConfig, StartError, node_mailboxes, start};
+pub use node::{Core, Message, NodeConfig, StartError, Waiting, node_mailboxes, start};
 
 /// One core's partitions and what they share: journal, checkpoint, tail cache.
 pub struct Shard {
@@ -139,8 +140,8 @@ pub struct ShardStart {
     pub largest_batch: usize,
     /// The journal's checkpoint files.
     pub checkpoint: Checkpoint,
-    /// Bytes of tail cache.
-    pub cache_bytes: usize,
+    /// The core's memory by its use.
+    pub accounts: Accounts,
     /// Batches of at least so many bytes go past the journal.
     pub past_journal: usize,
     /// Growth of a coordinator's log after which its state is written anew, in bytes.
@@ -173,9 +174,11 @@ impl Shard {
             purgatory: Rc::default(),
             opened: OpenSegments::default(),
             scratch: RefCell::new(Scratch::new()),
-            cache: RefCell::new(TailCache::new(start.cache_bytes)),
+            cache: RefCell::new(TailCache::new(
+                start.accounts.limit(Memory::TailCache) + start.accounts.limit(Memory::Undrained),
+            )),
             undrained: Rc::default(),
-            most_undrained: start.cache_bytes / 2,
+            most_undrained: start.accounts.limit(Memory::Undrained),
             checkpoint: RefCell::new(Some(start.checkpoint)),
             removed: RefCell::default(),
             has_gone: Cell::new(false),
@@ -249,7 +252,11 @@ impl Shard {
                 let shard = self.clone();
                 self.io.spawn(Class::Foreground, async move { reply.send(Reply::Read(shard.read(read).await)) });
             }
-            Request::Await(wait) => self.wait_for_news(wait, reply),
+            Request::Await(wait) => {
+                let shard = self.clone();
+                let pending = PendingAwait::new(reply, wait.deadline, &self.purgatory);
+                self.io.spawn(Class::Foreground, async move { shard.wait_for_news(wait, &pending).await });
+            }
             Request::ListOffsets(parts) => {
                 let shard = self.clone();
                 self.io.spawn(Class::Foreground, async move {
@@ -310,8 +317,8 @@ impl Shard {
             Request::Stop => {
                 let shard = self.clone();
                 self.io.spawn(Class::Foreground, async move {
-                    shard.stop().await;
-                    reply.send(Reply::Stop);
+                    let is_clean = shard.stop().await;
+                    reply.send(Reply::Stop(is_clean));
                 });
             }
         }
@@ -544,25 +551,41 @@ impl Shard {
         self.cache.borrow_mut().evict(most, |id| partitions.get(&id).map(|partition| partition.log.clone()));
     }
 
-    fn wait_for_news(&self, wait: Await, reply: ReplyTo) {
-        let pending = PendingAwait::new(reply, wait.deadline, &self.purgatory);
-        let mut partitions = self.partitions.borrow_mut();
+    async fn wait_for_news(&self, wait: Await, pending: &Rc<PendingAwait>) {
+        let pace = Pace::new(&self.io);
         for (id, seen_end) in &wait.parts {
+            pace.spend(1).await;
+            if pending.is_answered() {
+                return;
+            }
+            let mut partitions = self.partitions.borrow_mut();
             let waits = partitions
                 .get_mut(id)
-                .is_some_and(|partition| partition.wait_news(*seen_end, wait.read_committed, &pending));
+                .is_some_and(|partition| partition.wait_news(*seen_end, wait.read_committed, pending));
             if !waits {
                 return pending.answer();
             }
         }
     }
 
+    /// Whoever waited for news under that token no longer does.
+    pub(super) fn cancel(&self, asker: purgatory::Asker) {
+        self.purgatory.cancel(asker);
+    }
+
+    /// Requests that wait here.
+    pub(super) fn waiting(&self) -> usize {
+        self.purgatory.waiting()
+    }
+
     async fn read(&self, read: Read) -> Vec<ReadPart> {
         let mut left = read.max_bytes;
         let mut found_any = false;
         let mut parts = Vec::with_capacity(read.parts.len());
+        let pace = Pace::new(&self.io);
         for from in &read.parts {
-            let part = self.read_part(from, read.read_committed, left, !found_any).await;
+            pace.spend(1).await;
+            let part = self.read_part(from, read.read_committed, left, read.first_whole && !found_any).await;
             let bytes: usize = part.records.iter().map(bytes::Bytes::len).sum();
             left = left.saturating_sub(bytes);
             found_any |= bytes > 0;

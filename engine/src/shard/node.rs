@@ -11,15 +11,19 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
 use super::identity;
 use super::message::{Reply, Request, owner};
+use super::purgatory::Asker;
 use super::quorum::Quorum;
 use super::{Shard, ShardStart, partition_dir, remove_dir_with_files, remove_partition_dir};
+use crate::accounts::Accounts;
 use crate::controller::{ControllerReply, ControllerRequest, MetadataImage, Settings};
 use crate::io::buffer::bound_pool;
 use crate::io::local::{self, Bell};
@@ -59,6 +63,9 @@ pub struct NodeConfig {
     pub past_journal_bytes: Option<usize>,
     /// Growth of a coordinator's log after which its state is written anew, in bytes; none for the usual one.
     pub snapshot_after_bytes: Option<u64>,
+    /// File descriptors that the process may have; `None` for as many as it likes. See
+    /// [`log_descriptors`](crate::limits::log_descriptors).
+    pub descriptors: Option<usize>,
 }
 
 impl NodeConfig {
@@ -95,6 +102,8 @@ pub enum Message {
     Request(usize, u64, Request),
     /// The answer to the sender's token.
     Reply(u64, Reply),
+    /// The sender no longer waits for the answer to this token. It is answered at once, if it is not on its way.
+    Cancel(usize, u64),
     /// A request to the controller.
     Control(usize, u64, ControllerRequest),
     /// Its answer.
@@ -131,10 +140,47 @@ impl ReplyTo {
         match self {
             ReplyTo::Local(sender) => sender.send(reply),
             ReplyTo::Remote(core, to, token) => {
-                if let Some(core) = core.upgrade() {
-                    core.mailbox.send(&core.io, to, Message::Reply(token, reply));
+                let Some(core) = core.upgrade() else { return };
+                match to == core.io.core() {
+                    true => core.take_reply(token, reply),
+                    false => core.mailbox.send(&core.io, to, Message::Reply(token, reply)),
                 }
             }
+        }
+    }
+
+    /// The core and token of who asked, if he gave one.
+    pub(super) fn asker(&self) -> Option<Asker> {
+        match self {
+            ReplyTo::Local(_) => None,
+            ReplyTo::Remote(_, core, token) => Some((*core, *token)),
+        }
+    }
+}
+
+/// The answer to a request that waits for something. Whoever drops it no longer waits, and its shard is told.
+pub struct Waiting {
+    core: Core,
+    shard: usize,
+    token: u64,
+    reply: local::Receiver<Reply>,
+    is_over: bool,
+}
+
+impl Future for Waiting {
+    type Output = Option<Reply>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Reply>> {
+        let reply = Pin::new(&mut self.reply).poll(cx);
+        self.is_over |= reply.is_ready();
+        reply
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.core.cancel(self.shard, self.token);
         }
     }
 }
@@ -154,7 +200,15 @@ pub struct CoreState {
     control_bell: Bell,
     connections: RefCell<VecDeque<(DetachedStream, SocketAddr)>>,
     connection_bell: Bell,
+    accounts: Accounts,
     failure: DiskFailure,
+}
+
+impl CoreState {
+    fn take_reply(&self, token: u64, reply: Reply) {
+        let sender = self.replies.borrow_mut().remove(&token);
+        sender.expect("each answer has its question").send(reply);
+    }
 }
 
 /// One core's handle to the broker.
@@ -176,6 +230,7 @@ pub async fn start(io: Io, mailbox: Mailbox<Message>, config: Arc<NodeConfig>) -
         control_bell: Bell::default(),
         connections: RefCell::default(),
         connection_bell: Bell::default(),
+        accounts: Accounts::new(config.memory_bytes / config.shards as u64),
         failure: DiskFailure::default(),
     };
     let core = Core(Rc::new(state));
@@ -210,6 +265,11 @@ impl Core {
         self.0.image.borrow().clone()
     }
 
+    /// The core's memory by its use; its shard has the same.
+    pub fn accounts(&self) -> &Accounts {
+        &self.0.accounts
+    }
+
     /// Completes when the disk has failed under this core: the process must leave.
     pub async fn failed(&self) -> String {
         self.0.failure.wait().await
@@ -219,8 +279,7 @@ impl Core {
     /// `None` if the broker is going away.
     pub fn request(&self, shard: usize, request: Request) -> local::Receiver<Reply> {
         let (sender, receiver) = local::oneshot();
-        let own = self.0.shard.borrow().as_ref().filter(|_| shard == self.0.io.core()).cloned();
-        match own {
+        match self.own_shard(shard) {
             Some(own) => own.handle(request, ReplyTo::Local(sender)),
             None => {
                 let token = self.token();
@@ -229,6 +288,41 @@ impl Core {
             }
         }
         receiver
+    }
+
+    /// As [`Core::request`], for one that waits for news: it is cancelled when the answer is no longer waited for.
+    pub fn wait(&self, shard: usize, request: Request) -> Waiting {
+        let (sender, reply) = local::oneshot();
+        let (token, own_number) = (self.token(), self.0.io.core());
+        self.0.replies.borrow_mut().insert(token, sender);
+        match self.own_shard(shard) {
+            Some(own) => own.handle(request, ReplyTo::Remote(Rc::downgrade(&self.0), own_number, token)),
+            None => self.send(shard, Message::Request(own_number, token, request)),
+        }
+        Waiting { core: self.clone(), shard, token, reply, is_over: false }
+    }
+
+    fn cancel(&self, shard: usize, token: u64) {
+        let own_number = self.0.io.core();
+        match self.own_shard(shard) {
+            Some(own) => own.cancel((own_number, token)),
+            None => self.send(shard, Message::Cancel(own_number, token)),
+        }
+    }
+
+    /// The shard of that number, if it is this core's.
+    fn own_shard(&self, number: usize) -> Option<Rc<Shard>> {
+        self.0.shard.borrow().as_ref().filter(|_| number == self.0.io.core()).cloned()
+    }
+
+    /// Requests that wait on this core, for stable storage or for news.
+    pub fn waiting(&self) -> usize {
+        self.0.shard.borrow().as_ref().map_or(0, |shard| shard.waiting())
+    }
+
+    /// Answers that this core waits for from others.
+    pub fn replies_under_way(&self) -> usize {
+        self.0.replies.borrow().len()
     }
 
     /// Asks the controller; answered when the change is durable and in force on every core.
@@ -251,12 +345,14 @@ impl Core {
         (self.0.io.adopt(stream), peer)
     }
 
-    /// Stops every shard cleanly, so that the next start has nothing to replay.
-    pub async fn stop(&self) {
+    /// Stops every shard cleanly, so that the next start has nothing to replay; whether all could.
+    pub async fn stop(&self) -> bool {
         let stops: Vec<_> = (0..self.shards()).map(|shard| self.request(shard, Request::Stop)).collect();
+        let mut are_clean = true;
         for stop in stops {
-            stop.await;
+            are_clean &= matches!(stop.await, Some(Reply::Stop(true)));
         }
+        are_clean
     }
 
     /// Sends on what the shard asks of others, for ever.
@@ -298,9 +394,10 @@ impl Core {
                     None => self.send(from, Message::Reply(token, Reply::Apply)),
                 }
             }
-            Message::Reply(token, reply) => {
-                let sender = self.0.replies.borrow_mut().remove(&token);
-                sender.expect("each answer has its question").send(reply);
+            Message::Reply(token, reply) => self.0.take_reply(token, reply),
+            Message::Cancel(from, token) => {
+                let shard = self.0.shard.borrow().clone();
+                shard.expect("only shards are asked to wait").cancel((from, token));
             }
             Message::Control(from, token, request) => {
                 self.0.controls.borrow_mut().push_back((from, token, request));
@@ -434,7 +531,7 @@ impl Core {
             failure: self.0.failure.clone(),
             largest_batch: largest_batch(file_bytes),
             checkpoint: Checkpoint::after(io.clone(), dir, generation),
-            cache_bytes: (memory / 2) as usize,
+            accounts: self.0.accounts.clone(),
             past_journal: config.past_journal_bytes.unwrap_or(usize::MAX),
             snapshot_after_bytes: config.snapshot_after_bytes.unwrap_or(COORDINATOR_SNAPSHOT_BYTES),
             most_extent_bytes: file_bytes * JOURNAL_FILES as u64,

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use super::message::{
     EpochEnded, Guard, ListedOffset, MarkerPart, ProducePart, Produced, ReadPart, Verification, VerifyTransaction,
 };
-use super::purgatory::{PendingAwait, PendingProduce};
+use super::purgatory::{PendingAwait, PendingProduce, Readers};
 use super::refusals::Refusals;
 use super::verification::Verifications;
 use crate::controller::TopicConfig;
@@ -41,7 +41,7 @@ pub struct Partition {
     /// Produces by the end offset that must be durable, in offset order but for duplicates.
     produces: VecDeque<(i64, Rc<PendingProduce>, usize)>,
     /// Readers, the end that each has seen, and whether it reads committed records alone.
-    readers: Vec<(i64, bool, Rc<PendingAwait>)>,
+    readers: Rc<Readers>,
     verifications: Verifications,
     refusals: Refusals,
 }
@@ -85,7 +85,7 @@ impl Partition {
             relaxed: false,
             deletes: true,
             produces: VecDeque::new(),
-            readers: Vec::new(),
+            readers: Rc::default(),
             verifications: Verifications::default(),
             refusals: Refusals::default(),
         };
@@ -322,8 +322,7 @@ impl Partition {
         if self.visible_end(read_committed) > seen_end {
             return false;
         }
-        self.readers.retain(|(_, _, reader)| !reader.is_answered());
-        self.readers.push((seen_end, read_committed, pending.clone()));
+        self.readers.add(seen_end, read_committed, pending);
         true
     }
 
@@ -334,20 +333,15 @@ impl Partition {
             let (_, pending, part) = self.produces.pop_front().expect("there is a front");
             pending.settle(part, None);
         }
-        let (high_watermark, last_stable_offset) = (self.visible_end(false), self.visible_end(true));
-        self.readers.retain(|(seen, read_committed, reader)| {
-            let visible = if *read_committed { last_stable_offset } else { high_watermark };
-            if visible > *seen {
-                reader.answer();
-            }
-            visible <= *seen
-        });
+        if !self.readers.is_empty() {
+            self.readers.show(self.visible_end(false), self.visible_end(true));
+        }
     }
 
     /// The partition leaves this core: who waits is told to look elsewhere.
     pub fn close(&mut self, error: ErrorCode) {
         self.produces.drain(..).for_each(|(_, pending, part)| pending.settle(part, Some(error)));
-        self.readers.drain(..).for_each(|(_, _, reader)| reader.answer());
+        self.readers.answer_all();
     }
 
     /// The frame of a read's answer: the ends, and whether `offset` can be read (Kafka's checks, in order).

@@ -1,7 +1,8 @@
 //! Requests that wait: a produce or a marker for stable storage, a reader for news; each until its deadline.
 //!
-//! Invariant: each is answered exactly once, by what it waits for, by its deadline, or by its partition's
-//! end. It knows no logs: partitions say what has happened.
+//! Invariant: each is answered exactly once, by what it waits for, by its deadline, by its partition's end, or
+//! because it is no longer waited for; and it then stands in no list any more. It knows no logs: partitions say what
+//! has happened.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -106,29 +107,102 @@ impl PendingProduce {
 }
 
 /// A reader that waits for news of some partitions.
-pub struct PendingAwait(Waiter);
+pub struct PendingAwait {
+    waiter: Waiter,
+    /// No two of a core have the same.
+    number: u64,
+    /// Under what it can be cancelled.
+    asker: Option<Asker>,
+    /// Where it is noted.
+    noted: RefCell<Vec<Rc<Readers>>>,
+}
+
+/// Who asked: a core, and its token.
+pub type Asker = (usize, u64);
 
 impl PendingAwait {
     /// To be answered once, at `deadline` at the latest.
     pub fn new(reply: ReplyTo, deadline: Instant, purgatory: &Rc<Purgatory>) -> Rc<PendingAwait> {
-        let pending = Rc::new(PendingAwait(Waiter::new(reply, purgatory)));
-        pending.0.deadline.set(Some(purgatory.add(deadline, Expiring::Await(pending.clone()))));
-        pending
-    }
-
-    /// There is news, or no more time.
-    pub fn answer(&self) {
-        if let Some(reply) = self.0.take() {
-            reply.send(Reply::Await);
+        let asker = reply.asker();
+        let number = purgatory.added.get();
+        let waiter = Waiter::new(reply, purgatory);
+        let pending = Rc::new(PendingAwait { waiter, number, asker, noted: RefCell::default() });
+        pending.waiter.deadline.set(Some(purgatory.add(deadline, Expiring::Await(pending.clone()))));
+        if let Some(asker) = asker {
+            purgatory.awaits.borrow_mut().insert(asker, pending.clone());
         }
+        pending
     }
 
     /// Whether it has been answered.
     pub fn is_answered(&self) -> bool {
-        let reply = self.0.reply.take();
-        let answered = reply.is_none();
-        self.0.reply.set(reply);
-        answered
+        let reply = self.waiter.reply.take();
+        let is_answered = reply.is_none();
+        self.waiter.reply.set(reply);
+        is_answered
+    }
+
+    /// There is news, or no more time.
+    pub fn answer(&self) {
+        let Some(reply) = self.waiter.take() else { return };
+        for readers in self.noted.take() {
+            readers.0.borrow_mut().remove(&self.number);
+        }
+        if let Some(asker) = self.asker {
+            self.waiter.purgatory.awaits.borrow_mut().remove(&asker);
+        }
+        reply.send(Reply::Await);
+    }
+}
+
+/// The readers that wait for news of one thing, each once.
+#[derive(Default)]
+pub struct Readers(RefCell<BTreeMap<u64, Reader>>);
+
+struct Reader {
+    /// The end that it has seen, and of what.
+    seen_end: i64,
+    read_committed: bool,
+    pending: Rc<PendingAwait>,
+}
+
+impl Readers {
+    /// Notes a reader until it is answered.
+    pub fn add(self: &Rc<Readers>, seen_end: i64, read_committed: bool, pending: &Rc<PendingAwait>) {
+        if pending.is_answered() {
+            return;
+        }
+        let mut readers = self.0.borrow_mut();
+        let reader = Reader { seen_end, read_committed, pending: pending.clone() };
+        match readers.insert(pending.number, reader) {
+            None => pending.noted.borrow_mut().push(self.clone()),
+            // It names the partition twice: what it has not seen of it once is news.
+            Some(before) => {
+                let reader = readers.get_mut(&pending.number).expect("it was added");
+                reader.seen_end = reader.seen_end.min(before.seen_end);
+            }
+        }
+    }
+
+    /// Answers those who have not seen so much.
+    pub fn show(&self, high_watermark: i64, last_stable_offset: i64) {
+        let is_news = |reader: &&Reader| {
+            let visible = if reader.read_committed { last_stable_offset } else { high_watermark };
+            visible > reader.seen_end
+        };
+        let told: Vec<_> = self.0.borrow().values().filter(is_news).map(|reader| reader.pending.clone()).collect();
+        told.iter().for_each(|pending| pending.answer());
+    }
+
+    /// Answers all.
+    pub fn answer_all(&self) {
+        let all: Vec<_> = self.0.borrow().values().map(|reader| reader.pending.clone()).collect();
+        all.iter().for_each(|pending| pending.answer());
+    }
+
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.0.borrow().is_empty()
     }
 }
 
@@ -141,6 +215,8 @@ enum Expiring {
 #[derive(Default)]
 pub struct Purgatory {
     deadlines: RefCell<BTreeMap<Key, Expiring>>,
+    /// Readers that can be cancelled.
+    awaits: RefCell<BTreeMap<Asker, Rc<PendingAwait>>>,
     added: Cell<u64>,
     bell: Bell,
 }
@@ -157,6 +233,19 @@ impl Purgatory {
             self.bell.ring();
         }
         key
+    }
+
+    /// Nobody waits for this answer any more. It may have been given already.
+    pub fn cancel(&self, asker: Asker) {
+        let pending = self.awaits.borrow().get(&asker).cloned();
+        if let Some(pending) = pending {
+            pending.answer();
+        }
+    }
+
+    /// How many requests wait.
+    pub fn waiting(&self) -> usize {
+        self.deadlines.borrow().len()
     }
 
     /// Answers what is overdue, for ever.
@@ -184,5 +273,35 @@ impl Purgatory {
                 Some(Expiring::Await(pending)) => pending.answer(),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::local;
+
+    fn waits(purgatory: &Rc<Purgatory>) -> Rc<PendingAwait> {
+        PendingAwait::new(ReplyTo::Local(local::oneshot().0), Instant::default(), purgatory)
+    }
+
+    #[test]
+    fn a_reader_is_noted_once_and_nowhere_when_it_is_answered() {
+        let (purgatory, one, other) = (Rc::default(), Rc::<Readers>::default(), Rc::<Readers>::default());
+        let (first, second) = (waits(&purgatory), waits(&purgatory));
+        for seen in [7, 5, 6] {
+            one.add(seen, false, &first);
+        }
+        other.add(1, true, &first);
+        one.add(7, true, &second);
+        assert_eq!((one.0.borrow().len(), other.0.borrow().len(), purgatory.waiting()), (2, 1, 2));
+        one.show(5, 0);
+        assert_eq!(one.0.borrow().len(), 2);
+        one.show(6, 0);
+        assert_eq!((one.0.borrow().len(), other.0.borrow().len(), purgatory.waiting()), (1, 0, 1));
+        one.answer_all();
+        assert!(one.is_empty());
+        assert_eq!(purgatory.waiting(), 0);
+        assert_eq!((Rc::strong_count(&first), Rc::strong_count(&second)), (1, 1));
     }
 }

@@ -18,7 +18,7 @@ use super::message::{
     ShareAwait, ShareRefused, SharesOf, owner,
 };
 use super::node::ReplyTo;
-use super::purgatory::PendingAwait;
+use super::purgatory::{PendingAwait, Readers};
 use crate::controller::BrokerValues;
 use crate::controller::configs::duration_ms;
 use crate::controller::resource_configs::{self, ResourceKind};
@@ -53,7 +53,7 @@ struct Entry {
     /// Tells one life of it from the next.
     load: u64,
     state: State,
-    waiters: Vec<Rc<PendingAwait>>,
+    waiters: Rc<Readers>,
     used: Instant,
 }
 
@@ -69,7 +69,7 @@ type Change = (PartitionId, Result<Option<(u64, Write)>, ShareRefused>);
 
 impl Entry {
     fn wake(&mut self) {
-        self.waiters.drain(..).for_each(|waiter| waiter.answer());
+        self.waiters.answer_all();
     }
 }
 
@@ -283,8 +283,7 @@ impl Shard {
         let group = self.share_rules(&wait.group);
         for id in &wait.ids {
             let waits = self.shares.with(*id, &wait.group, |entry| {
-                entry.waiters.retain(|waiter| !waiter.is_answered());
-                entry.waiters.push(pending.clone());
+                entry.waiters.add(0, false, &pending);
                 match &entry.state {
                     State::Loading => true,
                     State::Failed(_) => false,
@@ -532,7 +531,6 @@ impl Shard {
     fn forget_idle_shares(&self, now: Instant) {
         for (id, group) in self.shares.keys() {
             let is_idle = self.shares.with(id, &group, |entry| {
-                entry.waiters.retain(|waiter| !waiter.is_answered());
                 let has_nothing = match &entry.state {
                     State::Active(machine) => machine.is_idle(),
                     State::Loading => false,
@@ -564,7 +562,7 @@ impl Shard {
     fn load_share(self: &Rc<Shard>, id: PartitionId, group: &str) {
         let load = self.shares.last_load.get() + 1;
         self.shares.last_load.set(load);
-        let entry = Entry { load, state: State::Loading, waiters: Vec::new(), used: self.io.now() };
+        let entry = Entry { load, state: State::Loading, waiters: Rc::default(), used: self.io.now() };
         self.shares.entries.borrow_mut().entry(id).or_default().insert(group.to_owned(), entry);
         let (shard, group) = (self.clone(), group.to_owned());
         self.io.spawn(Class::Foreground, async move {

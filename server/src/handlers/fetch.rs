@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use engine::controller::image::MetadataImage;
-use engine::io::Instant;
 use engine::io::local::Receiver;
+use engine::io::{Instant, Pace};
 use engine::protocol::messages::fetch::{
     AbortedTransaction, EpochEndOffset, FetchRequest, FetchResponse, FetchableTopicResponse, LeaderIdAndEpoch,
     PartitionData,
@@ -24,23 +24,23 @@ use engine::protocol::messages::fetch::{
 use engine::protocol::{ErrorCode, Records, Str, Uuid};
 use engine::record::batches;
 use engine::replication::fetch_session::{self, Opening, PartitionKey, Shown, TopicKey, Wanted};
+use engine::shard::Waiting;
 use engine::shard::message::{Await, PartitionId, Read, ReadFrom, ReadPart, Reply, Request};
 use futures_lite::future;
 
+use super::records::RecordsRoom;
 use super::route::{self, Fan, Group, Leaders};
 use crate::authorizer::{Operation, Resource, authorize};
 use crate::broker::Broker;
-use crate::budget::Reservation;
 use crate::connection::Connection;
 use crate::dispatch::{Answer, Call, Refusal};
+use crate::limits;
 use crate::quota::Kind;
 
 /// From this version on topics are named by id.
 const BY_ID: i16 = 13;
 /// From this version on the answer says where the leaders are (KIP-951).
 const NAMES_LEADERS: i16 = 16;
-/// What an answer may take of the core's memory even if none is left: one batch of the default largest size.
-const LEAST_BYTES: usize = 1 << 20;
 
 /// Serves a Fetch.
 ///
@@ -54,10 +54,10 @@ pub async fn answer(broker: &Rc<Broker>, connection: &Connection, call: &Call) -
         Ok(fetch) => fetch,
         Err(error) => return call.answer(&FetchResponse { error_code: error.code(), ..Default::default() }),
     };
-    let mut gathering = Gathering::new(broker, call, &request, &fetch);
+    let mut gathering = Gathering::new(broker, call, &request, &fetch).await;
     gathering.read_all().await?;
     let until = now + Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
-    future::or(gathering.wait_until(until), async {
+    future::or(gathering.wait_until(call, until), async {
         connection.abandoned().await;
         Ok(())
     })
@@ -80,7 +80,7 @@ pub async fn answer(broker: &Rc<Broker>, connection: &Connection, call: &Call) -
         ..Default::default()
     };
     let answer = call.answer(&response)?;
-    Ok(Answer { held: Some(gathering.held), ..answer })
+    Ok(Answer { held: Some(gathering.room.into_held()), ..answer })
 }
 
 /// Counts the bytes of an answer: how long the client shall be silent, and whether it may have them now. If
@@ -166,17 +166,24 @@ struct Gathering<'a> {
     parts: Vec<Part>,
     groups: Vec<Group<ReadFrom>>,
     /// For each group, its shard's promise of news.
-    news: Vec<Option<Receiver<Reply>>>,
+    news: Vec<Option<Waiting>>,
     /// Memory for the records that were read.
-    held: Reservation,
+    room: RecordsRoom,
 }
 
 impl<'a> Gathering<'a> {
-    fn new(broker: &'a Broker, call: &Call, request: &FetchRequest<'_>, fetch: &fetch_session::Fetch) -> Gathering<'a> {
+    async fn new(
+        broker: &'a Broker,
+        call: &Call,
+        request: &FetchRequest<'_>,
+        fetch: &fetch_session::Fetch,
+    ) -> Gathering<'a> {
         let image = broker.image();
         let mut fan = Fan::new(broker);
         let mut parts = Vec::with_capacity(fetch.wanted.len());
+        let pace = Pace::new(broker.io());
         for (key, wanted) in &fetch.wanted {
+            pace.spend(1).await;
             let id = find(broker, call, &image, key);
             if let Ok(id) = id {
                 fan.add(id, parts.len(), read_from(id, wanted));
@@ -198,7 +205,7 @@ impl<'a> Gathering<'a> {
             parts,
             groups,
             news,
-            held: broker.respond.nothing(),
+            room: RecordsRoom::new(broker.core.accounts()),
         }
     }
 
@@ -216,8 +223,9 @@ impl<'a> Gathering<'a> {
         let Group { shard, parts, .. } = &self.groups[group];
         let asked: usize = parts.iter().map(|part| part.max_bytes).fold(0, usize::saturating_add);
         let wanted = asked.min(self.max_bytes);
-        let max_bytes = self.held.grow(wanted, wanted.min(LEAST_BYTES));
-        let read = Read { read_committed: self.read_committed, max_bytes, parts: parts.clone() };
+        let room = self.room.take(wanted);
+        let (max_bytes, first_whole) = (room.unwrap_or(0), room.is_some());
+        let read = Read { read_committed: self.read_committed, max_bytes, first_whole, parts: parts.clone() };
         self.broker.core.request(*shard, Request::Read(read))
     }
 
@@ -231,9 +239,11 @@ impl<'a> Gathering<'a> {
         Ok(())
     }
 
-    /// Gives back the memory that was reserved for more than came.
+    /// Gives back the memory that was reserved for more than came. If more came than there is memory for, it goes.
     fn hold_what_is_there(&mut self) {
-        self.held.resize(self.bytes());
+        if !self.room.settle(self.bytes()) {
+            self.parts.iter_mut().for_each(|part| part.result.records.clear());
+        }
     }
 
     fn bytes(&self) -> usize {
@@ -247,14 +257,31 @@ impl<'a> Gathering<'a> {
     }
 
     /// Reads again whatever has news, until there is enough or `deadline` comes.
-    async fn wait_until(&mut self, deadline: Instant) -> Result<(), Refusal> {
+    async fn wait_until(&mut self, call: &Call, deadline: Instant) -> Result<(), Refusal> {
+        let mut waits = false;
         while !self.is_enough() && self.broker.io().now() < deadline {
+            if self.room.is_missing() {
+                if !self.room.wait(self.broker.io().sleep_until(deadline)).await {
+                    break;
+                }
+                self.read_all().await?;
+                continue;
+            }
+            waits = waits || call.may_wait(self.broker, self.parts.len());
+            if !waits {
+                // Without memory to wait with it asks again soon.
+                let soon = self.broker.io().now() + limits::WAIT_WITHOUT_MEMORY;
+                self.broker.io().sleep_until(deadline.min(soon)).await;
+                return self.read_all().await;
+            }
             self.ask_for_news(deadline);
             let group = self.next_news().await?;
             let reply = self.send_read(group).await;
             self.take_read(group, reply)?;
             self.hold_what_is_there();
         }
+        // Nobody waits for it any more.
+        self.news.iter_mut().for_each(|news| *news = None);
         Ok(())
     }
 
@@ -270,7 +297,7 @@ impl<'a> Gathering<'a> {
             };
             let parts = group.places.iter().map(seen).collect();
             let request = Await { deadline, read_committed: self.read_committed, parts };
-            *news = Some(self.broker.core.request(group.shard, Request::Await(request)));
+            *news = Some(self.broker.core.wait(group.shard, Request::Await(request)));
         }
     }
 

@@ -21,6 +21,7 @@ pub mod produce;
 pub mod producer_ids;
 pub mod quorum;
 pub mod quotas;
+pub mod records;
 pub mod route;
 pub mod share_fetch;
 pub mod share_groups;

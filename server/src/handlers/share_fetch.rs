@@ -28,23 +28,23 @@ use engine::protocol::messages::share_fetch::{
 };
 use engine::protocol::{ErrorCode, Records, Str, Uuid};
 use engine::replication::share_session::{Begun, FINAL_EPOCH, Key, Opening, SessionKey, Shown};
+use engine::shard::Waiting;
 use engine::shard::message::{
     Acknowledgement, PartitionId, Reply, Request, ShareAcknowledge, ShareAcquire, ShareAcquired, ShareAwait,
     ShareRefused, SharesOf, Span, owner,
 };
 use futures_lite::future;
 
+use super::records::RecordsRoom;
 use super::route::{self, Fan, Group, Leaders};
 use super::share_groups;
 use crate::authorizer::{Operation, Resource, authorize};
 use crate::broker::Broker;
-use crate::budget::Reservation;
 use crate::connection::Connection;
 use crate::dispatch::{Answer, Call, Refusal};
+use crate::limits;
 use crate::quota::Kind;
 
-/// What an answer may take of the core's memory even if none is left: one batch of the default largest size.
-const LEAST_BYTES: usize = 1 << 20;
 /// The greatest type of an acknowledgement (reject).
 const LAST_KIND: i8 = 3;
 
@@ -99,7 +99,7 @@ pub async fn fetch(broker: &Rc<Broker>, connection: &Connection, call: &Call) ->
     };
     let acknowledging = start_acknowledging(broker, call, &session, &acknowledged_in_fetch(&request));
     let mut gathering = Gathering::new(broker, call, &request, &session, &wanted);
-    future::or(gathering.gather(deadline), async {
+    future::or(gathering.gather(call, deadline), async {
         connection.abandoned().await;
         Ok(())
     })
@@ -114,8 +114,8 @@ pub async fn fetch(broker: &Rc<Broker>, connection: &Connection, call: &Call) ->
     }
     let response = gathering.response(request.share_session_epoch, &acknowledged);
     let answer = call.answer(&response)?;
-    gathering.held.resize(bytes);
-    Ok(Answer { held: Some(gathering.held), ..answer })
+    gathering.room.settle_in_any_case(bytes);
+    Ok(Answer { held: Some(gathering.room.into_held()), ..answer })
 }
 
 fn opening(request: &ShareFetchRequest<'_>, session: &SessionKey, connection: u64) -> Opening {
@@ -260,14 +260,14 @@ struct Gathering<'a> {
     parts: Vec<Part>,
     groups: Vec<Group<PartitionId>>,
     /// For each group, its shard's promise of news.
-    news: Vec<Option<Receiver<Reply>>>,
+    news: Vec<Option<Waiting>>,
     max_bytes: usize,
     min_bytes: usize,
     max_records: i64,
     batch_size: i64,
     lock_ms: i32,
     /// Memory for the records that were read.
-    held: Reservation,
+    room: RecordsRoom,
 }
 
 impl<'a> Gathering<'a> {
@@ -306,20 +306,34 @@ impl<'a> Gathering<'a> {
             max_records: request.max_records.into(),
             batch_size: request.batch_size.into(),
             lock_ms: i32::try_from(lock_ms).unwrap_or(i32::MAX),
-            held: broker.respond.nothing(),
+            room: RecordsRoom::new(broker.core.accounts()),
         }
     }
 
     /// Takes what there is, or waits for it until the deadline.
-    async fn gather(&mut self, deadline: Instant) -> Result<(), Refusal> {
+    async fn gather(&mut self, call: &Call, deadline: Instant) -> Result<(), Refusal> {
         if self.groups.is_empty() {
             return Ok(());
         }
+        let mut waits = false;
         loop {
             let is_late = self.broker.io().now() >= deadline;
             self.take(if is_late { 0 } else { self.min_bytes }).await?;
             if is_late || self.is_enough() {
                 return Ok(());
+            }
+            if self.room.is_missing() {
+                if !self.room.wait(self.broker.io().sleep_until(deadline)).await {
+                    return Ok(());
+                }
+                continue;
+            }
+            waits = waits || call.may_wait(self.broker, self.parts.len());
+            if !waits {
+                // Without memory to wait with it asks again soon.
+                let soon = self.broker.io().now() + limits::WAIT_WITHOUT_MEMORY;
+                self.broker.io().sleep_until(deadline.min(soon)).await;
+                return self.take(0).await;
             }
             self.wait(deadline).await?;
         }
@@ -327,9 +341,13 @@ impl<'a> Gathering<'a> {
 
     /// Takes what is there now, of one shard after another.
     async fn take(&mut self, min_bytes: usize) -> Result<(), Refusal> {
-        let mut bytes_left = self.held.grow(self.max_bytes, self.max_bytes.min(LEAST_BYTES));
+        // Without memory nothing is taken: who waits for it asks again.
+        let Some(mut bytes_left) = self.room.take(self.max_bytes) else { return Ok(()) };
         let mut records_left = self.max_records;
         for group in 0..self.groups.len() {
+            if group > 0 && bytes_left == 0 {
+                break;
+            }
             let Group { shard, parts, .. } = &self.groups[group];
             let wanted = ShareAcquire {
                 group: self.session.group.clone(),
@@ -351,7 +369,8 @@ impl<'a> Gathering<'a> {
                 self.parts[place].given = Some(given);
             }
         }
-        self.held.resize(self.bytes());
+        // What was given out is the member's, and must reach it.
+        self.room.settle_in_any_case(self.bytes());
         Ok(())
     }
 
@@ -369,7 +388,7 @@ impl<'a> Gathering<'a> {
         for (Group { shard, parts, .. }, news) in self.groups.iter().zip(&mut self.news) {
             if news.is_none() {
                 let wait = ShareAwait { deadline, group: self.session.group.clone(), ids: parts.clone() };
-                *news = Some(self.broker.core.request(*shard, Request::ShareAwait(wait)));
+                *news = Some(self.broker.core.wait(*shard, Request::ShareAwait(wait)));
             }
         }
         let news = &mut self.news;

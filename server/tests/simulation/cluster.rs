@@ -83,6 +83,7 @@ impl Cluster {
             accept_loss,
             past_journal_bytes: layout.past_journal_bytes,
             snapshot_after_bytes: layout.snapshot_after_bytes,
+            descriptors: None,
         };
         let mut mailboxes: Vec<_> = node_mailboxes(&node).into_iter().map(Some).collect();
         let config = Arc::new(BrokerConfig {

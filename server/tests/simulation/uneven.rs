@@ -369,7 +369,6 @@ fn small_requests_are_answered_soon_whatever_other_clients_do() {
 }
 
 #[test]
-#[ignore = "the size of a request is reserved when it is announced, so that many slow ones hold up all others"]
 fn small_requests_are_answered_soon_beside_a_crowd_of_slow_ones() {
     answers_soon(8, 9);
 }

@@ -25,16 +25,22 @@ pub(crate) struct Bench {
     clients: NodeId,
     address: SocketAddr,
     configs: BTreeMap<String, String>,
+    memory_bytes: u64,
 }
 
 impl Bench {
     /// A broker with these settings, under Kafka's names.
     pub(crate) fn new(seed: u64, configs: &[(&str, &str)]) -> Bench {
+        Bench::with_memory(seed, 256 << 20, configs)
+    }
+
+    /// The same with so much memory.
+    pub(crate) fn with_memory(seed: u64, memory_bytes: u64, configs: &[(&str, &str)]) -> Bench {
         let world = World::new(seed, Faults::none());
         let (broker, clients) = (world.add_node(), world.add_node());
         let address = SocketAddr::new(world.address(broker), PORT);
         let configs = configs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let bench = Bench { world, broker, clients, address, configs };
+        let bench = Bench { world, broker, clients, address, configs, memory_bytes };
         bench.start();
         bench
     }
@@ -45,11 +51,12 @@ impl Bench {
             node_id: 1,
             shards: SHARDS,
             journal_bytes: 256 << 20,
-            memory_bytes: 256 << 20,
+            memory_bytes: self.memory_bytes,
             settings: Settings::new(1, self.configs.clone()).expect("valid settings"),
             accept_loss: false,
             past_journal_bytes: None,
             snapshot_after_bytes: None,
+            descriptors: None,
         };
         let mut mailboxes: Vec<_> = node_mailboxes(&node).into_iter().map(Some).collect();
         let config = Arc::new(BrokerConfig {
@@ -147,6 +154,11 @@ impl Client {
     /// Sends bytes, such as those of several requests at once.
     pub(crate) async fn send(&self, chunks: Vec<Bytes>) {
         self.stream.write(vec![chunks.concat().into()]).await.expect("the broker reads");
+    }
+
+    /// Sends bytes; whether the broker has not closed the connection.
+    pub(crate) async fn try_send(&self, chunks: Vec<Bytes>) -> bool {
+        self.stream.write(vec![chunks.concat().into()]).await.is_ok()
     }
 
     /// The next answer, which must be that of the request with this number; `None` if the broker has closed the connection.

@@ -70,10 +70,11 @@ pub(in crate::io) enum Op {
         socket: Descriptor,
         address: Box<Address>,
     },
-    /// Fills `buffer`'s spare capacity; its length stays.
+    /// Fills `buffer`'s spare capacity, with `most` bytes at most; its length stays.
     Receive {
         socket: Descriptor,
         buffer: BytesMut,
+        most: usize,
     },
     Send {
         socket: Descriptor,
@@ -227,9 +228,9 @@ impl Op {
                 let (address, len) = address.raw();
                 opcode::Connect::new(target(&**socket), address, len).build()
             }
-            Op::Receive { socket, buffer } => {
+            Op::Receive { socket, buffer, most } => {
                 let spare = buffer.spare_capacity_mut();
-                let len = spare.len().min(u32::MAX as usize) as u32;
+                let len = spare.len().min(*most).min(u32::MAX as usize) as u32;
                 opcode::Recv::new(target(&**socket), spare.as_mut_ptr().cast(), len).build()
             }
             Op::Send { socket, chunks, message } => send_entry(target(&**socket), chunks, message.as_deref()),

@@ -30,6 +30,21 @@ pub(in crate::io) fn without_huge_pages() {
     let _ = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
 }
 
+/// Raises the bound on this process's open file descriptors as far as it may; gives the bound then in force, or `None`
+/// if there is none. Shells and service managers set it to 1024 for the sake of programs that use `select`.
+pub fn raise_descriptor_limit() -> Option<usize> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is valid for the calls. Raising up to the hard limit is always allowed; if not, the old holds.
+    unsafe {
+        check(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit)).ok()?;
+        let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+        if check(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised)).is_ok() {
+            limit = raised;
+        }
+    }
+    (limit.rlim_cur != libc::RLIM_INFINITY).then(|| usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX))
+}
+
 /// Random numbers from the kernel.
 pub(in crate::io) fn random() -> [u64; 32] {
     let mut numbers = [0u64; 32];

@@ -45,7 +45,8 @@ struct Lane {
     /// Arrivals that a cut link holds back.
     stuck: usize,
     ended: bool,
-    reader: VecDeque<(BytesMut, Sender<ReadAnswer>)>,
+    /// Reads under way: each with the most that it takes.
+    reader: VecDeque<(BytesMut, usize, Sender<ReadAnswer>)>,
     writer: VecDeque<(Vec<Bytes>, Sender<WriteAnswer>)>,
 }
 
@@ -189,11 +190,11 @@ impl SimStream {
         SimStream(Rc::new(Side { io: io.clone(), connection, side, detached: std::cell::Cell::new(false) }))
     }
 
-    /// One read into the spare capacity of `buffer`.
-    pub async fn read_once(&self, buffer: BytesMut) -> (io::Result<usize>, BytesMut) {
+    /// One read of up to `most` bytes into the spare capacity of `buffer`.
+    pub async fn read_once(&self, buffer: BytesMut, most: usize) -> (io::Result<usize>, BytesMut) {
         self.0.io.check_alive().await;
         let (done, answer) = oneshot();
-        self.0.io.sim.start_read(self.0.connection, self.0.side, buffer, done);
+        self.0.io.sim.start_read(self.0.connection, self.0.side, (buffer, most), done);
         match answer.await {
             Some(answer) => answer,
             None => std::future::pending().await,
@@ -415,14 +416,14 @@ impl Sim {
         }
     }
 
-    fn start_read(&self, id: u64, side: usize, buffer: BytesMut, done: Sender<ReadAnswer>) {
+    fn start_read(&self, id: u64, side: usize, (buffer, most): (BytesMut, usize), done: Sender<ReadAnswer>) {
         {
             let mut net = self.net.borrow_mut();
             let Some(connection) = net.connections.get_mut(&id) else {
                 drop(net);
                 return done.send((Err(os_error(libc::ECONNRESET)), buffer));
             };
-            connection.lanes[1 - side].reader.push_back((buffer, done));
+            connection.lanes[1 - side].reader.push_back((buffer, most, done));
         }
         self.pump_readers(id, 1 - side);
     }
@@ -562,11 +563,11 @@ impl Sim {
             if lane.reader.is_empty() || (lane.arrived.is_empty() && !over && !receiver.reset) {
                 return;
             }
-            let Some((mut buffer, done)) = lane.reader.pop_front() else { return };
+            let Some((mut buffer, most, done)) = lane.reader.pop_front() else { return };
             let result = if receiver.reset {
                 Err(os_error(libc::ECONNRESET))
             } else {
-                let mut room = buffer.capacity() - buffer.len();
+                let mut room = (buffer.capacity() - buffer.len()).min(most);
                 if room > 1 && random.chance(chunking) {
                     room = random.between(1, room as u64) as usize;
                 }

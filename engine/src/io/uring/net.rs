@@ -70,9 +70,9 @@ pub struct UringStream {
 pub struct DetachedUringStream(TcpStream);
 
 impl UringStream {
-    /// Reads into the spare capacity of `buffer`.
-    pub(in crate::io) async fn read_once(&self, buffer: BytesMut) -> (io::Result<usize>, BytesMut) {
-        let op = Op::Receive { socket: descriptor(&self.socket), buffer };
+    /// Reads up to `most` bytes into the spare capacity of `buffer`.
+    pub(in crate::io) async fn read_once(&self, buffer: BytesMut, most: usize) -> (io::Result<usize>, BytesMut) {
+        let op = Op::Receive { socket: descriptor(&self.socket), buffer, most };
         let (result, Op::Receive { mut buffer, .. }) = self.core.start(op).await else {
             unreachable!("an operation comes back as it went");
         };

@@ -4,6 +4,7 @@
 //! the last part being what the partitions that are not at (10, no bytes) show; `!` instead marks an error.
 
 use super::*;
+use crate::limits::LEAST_MEMORY_PER_CORE;
 
 struct Client {
     sessions: FetchSessions,
@@ -13,7 +14,8 @@ struct Client {
 
 impl Client {
     fn new(slots: usize) -> Client {
-        Client { sessions: FetchSessions::new(slots, Duration::from_secs(120)), by_id: true, drawn: 0 }
+        let accounts = Accounts::new(LEAST_MEMORY_PER_CORE);
+        Client { sessions: FetchSessions::new(slots, Duration::from_secs(120), accounts), by_id: true, drawn: 0 }
     }
 
     fn key(&self, partition: &str) -> PartitionKey {
@@ -155,4 +157,48 @@ fn a_full_house_evicts_the_idle_and_the_smaller_alone() {
 fn epochs_wrap_to_one() {
     assert_eq!(next_epoch(i32::MAX), 1);
     assert_eq!(next_epoch(FIRST_EPOCH), 1);
+}
+
+#[test]
+fn sessions_keep_to_their_memory_and_idle_ones_make_room() {
+    let accounts = Accounts::new(LEAST_MEMORY_PER_CORE);
+    let mut sessions = FetchSessions::new(1000, Duration::from_secs(120), accounts.clone());
+    let most = accounts.limit(Class::FetchSessions) / FETCH_SESSION_PARTITION_BYTES;
+    let at = |seconds: u64| Instant(seconds * 1_000_000_000);
+    let wanted = |partitions: std::ops::Range<usize>| -> Vec<_> {
+        let want = Wanted { offset: 0, max_bytes: 1, current_leader_epoch: -1, last_fetched_epoch: -1 };
+        let key = |partition| PartitionKey { topic: TopicKey::Id(Uuid([7; 16])), partition: partition as i32 };
+        partitions.map(|partition| (key(partition), want)).collect()
+    };
+    let shown = Shown { error: ErrorCode::None, high_watermark: 0, log_start_offset: 0, bytes: 0, urgent: false };
+    let mut drawn = 0;
+    let mut open = |sessions: &mut FetchSessions, now, partitions| {
+        let opening =
+            Opening { session_id: 0, epoch: 0, by_id: true, wanted: wanted(0..partitions), forgotten: vec![] };
+        let fetch = sessions.begin(now, opening).expect("a full request is always taken");
+        let shown = vec![shown; partitions];
+        let draw = || {
+            drawn += 1;
+            drawn
+        };
+        sessions.finish(now, &fetch, &shown, draw).session_id
+    };
+    assert_eq!(open(&mut sessions, at(0), most + 1), NO_SESSION, "not even alone");
+    let first = open(&mut sessions, at(0), most / 2);
+    assert_ne!(first, NO_SESSION);
+    assert_eq!(open(&mut sessions, at(60), most), NO_SESSION, "nobody is idle");
+    let second = open(&mut sessions, at(60), most / 4);
+    // The first grows to what is left, and is ended by more than that.
+    let mut grow = |epoch, partitions: std::ops::Range<usize>| {
+        let wanted = wanted(partitions);
+        sessions.begin(at(61), Opening { session_id: first, epoch, by_id: true, wanted, forgotten: vec![] }).err()
+    };
+    assert_eq!(grow(1, most / 2..3 * most / 4), None);
+    assert_eq!(grow(2, most..most + most / 4 + 8), Some(ErrorCode::FetchSessionIdNotFound));
+    assert!(accounts.used(Class::FetchSessions) <= most / 4 * FETCH_SESSION_PARTITION_BYTES);
+    assert_ne!(open(&mut sessions, at(181), most), NO_SESSION, "the second was idle");
+    let gone = Opening { session_id: second, epoch: 1, by_id: true, wanted: vec![], forgotten: vec![] };
+    assert_eq!(sessions.begin(at(182), gone).err(), Some(ErrorCode::FetchSessionIdNotFound));
+    drop(sessions);
+    assert_eq!(accounts.used(Class::FetchSessions), 0);
 }

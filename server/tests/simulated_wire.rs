@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use engine::protocol::messages::api_versions::ApiVersionsRequest;
 use engine::protocol::messages::create_topics::{CreatableTopic, CreateTopicsRequest};
+use engine::protocol::messages::delete_topics::DeleteTopicsRequest;
 use engine::protocol::messages::fetch::{FetchPartition, FetchRequest, FetchTopic, PartitionData};
 use engine::protocol::messages::metadata::{MetadataRequest, MetadataRequestTopic};
 use engine::protocol::messages::produce::{PartitionProduceData, ProduceRequest, TopicProduceData};
@@ -215,4 +216,40 @@ fn what_was_acknowledged_is_there_after_a_stop() {
         client.send(request).await;
         assert_eq!(fetched(&mut client, 1).await, [(0, 1)]);
     });
+}
+
+/// A deletion is answered when the names are free; its files go behind it, or at the next start if that is cut off.
+#[test]
+fn a_deletion_does_not_wait_for_its_files() {
+    const PARTITIONS: i32 = 20;
+    let value = "v".repeat(600 << 10);
+    for seed in 0..8 {
+        let bench = Bench::new(seed, &[]);
+        let doomed = || bench.paths().iter().filter(|path| path.contains("-delete/")).count();
+        for round in 0..2 {
+            let value = value.clone();
+            bench.ask(|io, address| async move {
+                let mut client = Client::connect(&io, address, "test").await;
+                made(&mut client, "t", PARTITIONS).await;
+                for partition in 0..PARTITIONS {
+                    let frame = client.frame(&produce("t", -1, partition, &value), 12);
+                    client.send(frame).await;
+                    let number = client.sent;
+                    assert_eq!(acknowledged(&mut client, number).await, (0, 0), "the name begins anew");
+                }
+                // So much is drained at once.
+                io.sleep(Duration::from_secs(5)).await;
+                let delete =
+                    DeleteTopicsRequest { topic_names: vec!["t".into()], timeout_ms: 1000, ..Default::default() };
+                assert_eq!(client.ask(&delete, 4).await.responses[0].error_code, 0);
+            });
+            assert!(doomed() > 0, "seed {seed}: it was answered before all files were gone");
+            // The files go while the broker lives, or at the start after a crash.
+            match round {
+                0 => bench.run_for(Duration::from_secs(5)),
+                _ => bench.lose_power(),
+            }
+            assert_eq!(doomed(), 0, "seed {seed}: they go");
+        }
+    }
 }

@@ -14,6 +14,7 @@ pub mod partition;
 pub mod purgatory;
 pub mod quorum;
 mod refusals;
+mod removal;
 mod share;
 mod transactions;
 pub mod verification;
@@ -50,6 +51,7 @@ use message::{
 use node::ReplyTo;
 use partition::{Outcome, Partition};
 use purgatory::{PendingAwait, PendingProduce, Purgatory};
+use removal::{remove_dir_with_files, remove_partition_dir};
 use share::Shares;
 
 pub use node::{Core, Message, NodeConfig, StartError, Waiting, node_mailboxes, start};
@@ -87,6 +89,9 @@ pub struct Shard {
     removed: RefCell<Vec<PartitionId>>,
     /// Whether the tail cache may hold something of partitions that are gone.
     has_gone: Cell<bool>,
+    /// Directories to be unlinked.
+    doomed: RefCell<VecDeque<PathBuf>>,
+    doomed_bell: Bell,
     /// Rings when a log begins later than before, or is gone.
     started: Bell,
     /// Rings when a drain has ended.
@@ -182,6 +187,8 @@ impl Shard {
             checkpoint: RefCell::new(Some(start.checkpoint)),
             removed: RefCell::default(),
             has_gone: Cell::new(false),
+            doomed: RefCell::default(),
+            doomed_bell: Bell::default(),
             started: Bell::default(),
             drained: Bell::default(),
             housekeeping: Bell::default(),
@@ -208,6 +215,7 @@ impl Shard {
         self.io.spawn(Class::Foreground, async move { shard.purgatory.run(&shard.io).await });
         let shard = self.clone();
         self.io.spawn(Class::Background, async move { shard.keep_house().await });
+        self.io.spawn(Class::Background, self.clone().unlink_doomed());
         let image = self.image.borrow().clone();
         self.open_coordinators(&image);
         let shard = self.clone();
@@ -700,11 +708,7 @@ impl Shard {
 
     /// Makes the shard's partitions those of the image: removed ones first, for a name may be used again.
     async fn apply(&self, image: &MetadataImage) -> io::Result<()> {
-        let gone: Vec<_> =
-            self.partitions.borrow().keys().copied().filter(|id| !image.topics.contains_key(&id.topic_id)).collect();
-        for id in gone {
-            self.remove(id).await?;
-        }
+        self.remove_gone(image).await?;
         for topic in image.topics.values() {
             for partition in 0..topic.partitions.len() as i32 {
                 let id = PartitionId { topic_id: topic.id, partition };
@@ -739,39 +743,11 @@ impl Shard {
         let partition = Partition::new(log, topic, id.partition, self.largest_batch);
         self.partitions.borrow_mut().insert(id, partition);
     }
-
-    /// Its log is dropped from memory first, then its directory renamed, then unlinked.
-    async fn remove(&self, id: PartitionId) -> io::Result<()> {
-        let Some(mut partition) = self.partitions.borrow_mut().remove(&id) else { return Ok(()) };
-        partition.close(ErrorCode::UnknownTopicOrPartition);
-        self.coordinators.close(id);
-        self.shares.close(id);
-        let log = partition.log.clone();
-        log.borrow_mut().mark_deleted();
-        self.started.ring();
-        self.drained.until(|| (!log.borrow().is_draining()).then_some(())).await;
-        self.opened.forget(id);
-        self.removed.borrow_mut().push(id);
-        self.has_gone.set(true);
-        let dir = log.borrow().dir().to_owned();
-        remove_partition_dir(&self.io, &self.data_dir, &dir, &format!("{id}-delete")).await
-    }
 }
 
 /// Where a partition's files are.
 pub fn partition_dir(data_dir: &Path, topic: &str, partition: i32) -> PathBuf {
     data_dir.join(format!("{topic}-{partition}"))
-}
-
-/// Renames a partition's directory, so that its name is free at once, and removes what is in it.
-pub async fn remove_partition_dir(io: &Io, data_dir: &Path, dir: &Path, renamed: &str) -> io::Result<()> {
-    let doomed = data_dir.join(renamed);
-    match io.rename(dir, &doomed).await {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        result => result?,
-    }
-    io.sync_dir(data_dir).await?;
-    remove_dir_with_files(io, &doomed).await
 }
 
 /// A partition's part of a read that could not be done.
@@ -789,14 +765,6 @@ fn read_failed(from: &ReadFrom, log: &SharedLog, error: &io::Error) -> ReadPart 
         io::ErrorKind::InvalidData | io::ErrorKind::NotFound => ErrorCode::CorruptMessage,
         _ => ErrorCode::KafkaStorageError,
     })
-}
-
-/// Removes a directory and the files in it; it holds no directories.
-async fn remove_dir_with_files(io: &Io, dir: &Path) -> io::Result<()> {
-    for entry in io.read_dir(dir).await? {
-        io.remove_file(&dir.join(entry.name)).await?;
-    }
-    io.remove_dir(dir).await
 }
 
 /// A shard's logs, for its housekeeping.

@@ -101,6 +101,16 @@ impl Bench {
         self.world.files(self.broker).iter().filter(|(path, _)| path.to_string_lossy().ends_with(ending)).count()
     }
 
+    /// The most that one poll of a task has done.
+    pub(crate) fn longest_turn(&self) -> usize {
+        self.world.longest_turn()
+    }
+
+    /// The broker's files.
+    pub(crate) fn paths(&self) -> Vec<String> {
+        self.world.files(self.broker).iter().map(|(path, _)| path.to_string_lossy().into_owned()).collect()
+    }
+
     /// Runs a client.
     pub(crate) fn ask<T: 'static, F: Future<Output = T> + 'static>(&self, make: impl FnOnce(Io, SocketAddr) -> F) -> T {
         let address = self.address;

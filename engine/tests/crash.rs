@@ -96,7 +96,7 @@ async fn produce_for_ever(io: Io, core: Core, history: Rc<RefCell<History>>, par
         batch.append(io.wall_clock_ms(), None, Some(value.as_bytes()), &[]);
         let part = ProducePart { id, records: batch.finish().into(), guard: None };
         let deadline = io.now() + Duration::from_secs(30);
-        let request = Request::Produce(Produce { acks: -1, version: 12, deadline, parts: vec![part] });
+        let request = Request::Produce(Produce { acks: -1, version: 12, origin: (0, 0), deadline, parts: vec![part] });
         let Some(Reply::Produce(results)) = core.request(owner(id, core.shards()), request).await else { return };
         if results[0].error != ErrorCode::None {
             return;

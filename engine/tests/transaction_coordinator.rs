@@ -145,7 +145,7 @@ impl Client {
         batch.append(self.io.wall_clock_ms(), None, Some(value.as_bytes()), &[]);
         let part = ProducePart { id: self.partition(index), records: batch.finish().into(), guard };
         let deadline = self.io.now() + Duration::from_secs(10);
-        let produce = Request::Produce(Produce { acks: -1, version: 12, deadline, parts: vec![part] });
+        let produce = Request::Produce(Produce { acks: -1, version: 12, origin: (0, 0), deadline, parts: vec![part] });
         let Reply::Produce(results) = self.ask(self.partition(index), produce).await else {
             panic!("answers its request")
         };

@@ -88,7 +88,7 @@ impl Broker {
         batch.append(0, None, Some(value.as_bytes()), &[]);
         let part = ProducePart { id: self.id(), records: batch.finish().into(), guard };
         let deadline = self.core.io().now() + Duration::from_secs(30);
-        let produce = Produce { acks: -1, version: 12, deadline, parts: vec![part] };
+        let produce = Produce { acks: -1, version: 12, origin: (0, 0), deadline, parts: vec![part] };
         let Reply::Produce(results) = self.ask(Request::Produce(produce)) else { panic!("answers its request") };
         (results[0].error, results[0].base_offset)
     }

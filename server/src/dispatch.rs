@@ -362,7 +362,7 @@ impl Pending {
 /// What closes the connection.
 pub async fn start(broker: &Rc<Broker>, connection: &Rc<Connection>, call: Call) -> Result<Pending, Refusal> {
     match call.api_key {
-        ApiKey::Produce => return produce::start(broker, call).await,
+        ApiKey::Produce => return produce::start(broker, connection.number(), call).await,
         ApiKey::Fetch | ApiKey::ShareFetch | ApiKey::JoinGroup | ApiKey::SyncGroup => {
             return Ok(spawn(broker, connection, call));
         }

@@ -6,8 +6,9 @@
 //! block, which is the most that Snappy can expand.
 //!
 //! Formats as the Java client reads and writes them: gzip members; Snappy in the framing of
-//! snappy-java ("xerial"), with a bare block accepted too, as snappy-java does; one LZ4 frame of
-//! independent blocks; zstd frames.
+//! snappy-java ("xerial"), one such stream or several, with a bare block accepted too, as snappy-java
+//! does; one LZ4 frame of independent blocks; zstd frames. Garbage behind a gzip member is refused:
+//! Java's reader passes over it, other clients' do not, and no client sends it.
 
 use std::io::{self, ErrorKind, Read, Write};
 
@@ -92,6 +93,11 @@ pub enum CompressionError {
 const WINDOW: usize = 32 * 1024;
 /// Bytes of a buffer that are kept between batches; a larger one is given back.
 const RETAINED: usize = 1024 * 1024;
+/// Bytes of a zstd context that are kept between batches: the windows of the usual levels fit.
+const RETAINED_CONTEXT: usize = 16 * 1024 * 1024;
+/// What one block of Snappy may unpack to: it is unpacked at once. Xerial chunks hold 32 KiB; a bare block holds a whole
+/// batch, which clients fill before they compress it.
+const MAX_SNAPPY_BLOCK: usize = 64 * 1024 * 1024;
 /// Snappy's densest element gives 64 bytes for 3.
 const SNAPPY_MAX_EXPANSION: usize = 22;
 
@@ -109,7 +115,6 @@ pub struct Scratch {
     window: Vec<u8>,
     block: Vec<u8>,
     zstd: Option<DCtx<'static>>,
-    plain: Vec<u8>,
 }
 
 impl Scratch {
@@ -118,25 +123,10 @@ impl Scratch {
         Self::default()
     }
 
-    /// Lends out a cleared buffer for decompressed records; give it back with
-    /// [`Scratch::return_plain`].
-    pub(super) fn take_plain(&mut self) -> Vec<u8> {
-        let mut plain = std::mem::take(&mut self.plain);
-        plain.clear();
-        plain
-    }
-
-    /// Takes back the buffer of [`Scratch::take_plain`], unless it grew beyond what is retained.
-    pub(super) fn return_plain(&mut self, plain: Vec<u8>) {
-        if plain.capacity() <= RETAINED {
-            self.plain = plain;
-        }
-    }
-
     /// Bytes that the buffers hold on to.
     #[cfg(test)]
     pub(super) fn retained(&self) -> usize {
-        self.window.capacity() + self.block.capacity() + self.plain.capacity()
+        self.window.capacity() + self.block.capacity()
     }
 
     /// Starts to decompress `input`, giving at most `cap` bytes.
@@ -145,19 +135,24 @@ impl Scratch {
         codec: Codec,
         input: &'a [u8],
         cap: usize,
+        copy: Option<Encoder>,
     ) -> Result<Stream<'a>, CompressionError> {
         if self.block.capacity() > RETAINED {
             self.block = Vec::new();
+        }
+        // A frame with a large window leaves a large context.
+        if self.zstd.as_ref().is_some_and(|context| context.sizeof() > RETAINED_CONTEXT) {
+            self.zstd = None;
         }
         self.window.resize(WINDOW, 0);
         let decoder = match codec {
             Codec::None => Decoder::Plain(input),
             Codec::Gzip => Decoder::Gzip(MultiGzDecoder::new(input)),
-            Codec::Snappy => Decoder::Snappy(SnappyReader::new(input, cap, &mut self.block)),
+            Codec::Snappy => Decoder::Snappy(SnappyReader::new(input, cap.min(MAX_SNAPPY_BLOCK), &mut self.block)),
             Codec::Lz4 => Decoder::Lz4(Lz4Reader::new(input)?),
             Codec::Zstd => Decoder::Zstd(zstd_reader(&mut self.zstd, input)?),
         };
-        Ok(Stream { codec, decoder, window: &mut self.window, at: 0, filled: 0, produced: 0, cap })
+        Ok(Stream { codec, decoder, window: &mut self.window, at: 0, filled: 0, produced: 0, cap, copy })
     }
 }
 
@@ -180,7 +175,7 @@ pub fn decompress(
     out: &mut Vec<u8>,
 ) -> Result<(), CompressionError> {
     out.clear();
-    let mut stream = scratch.stream(codec, input, cap)?;
+    let mut stream = scratch.stream(codec, input, cap, None)?;
     while stream.fill()? {
         out.extend_from_slice(&stream.window[..stream.filled]);
     }
@@ -191,48 +186,126 @@ pub fn decompress(
 /// [`Codec::default_level`]); it is clamped to what the codec knows. Snappy has none, and the LZ4
 /// encoder used here has only its fast one.
 pub fn compress(codec: Codec, level: i32, input: &[u8], out: &mut Vec<u8>) {
-    const INFALLIBLE: &str = "a write to a Vec does not fail";
-    match codec {
-        Codec::None => out.extend_from_slice(input),
-        Codec::Gzip => {
-            let level = match level {
-                0..=9 => flate2::Compression::new(level as u32),
-                _ => flate2::Compression::default(),
-            };
-            let mut encoder = flate2::write::GzEncoder::new(out, level);
-            encoder.write_all(input).expect(INFALLIBLE);
-            encoder.finish().expect(INFALLIBLE);
+    let mut encoder = Encoder::new(codec, level, std::mem::take(out), usize::MAX);
+    encoder.write(input);
+    *out = encoder.finish().expect("there is no bound on it");
+}
+
+/// Compresses what it is given, up to a bound on the result.
+pub(super) struct Encoder(Writer);
+
+enum Writer {
+    Plain(Bounded),
+    Gzip(flate2::write::GzEncoder<Bounded>),
+    Snappy { block: Vec<u8>, out: Bounded },
+    Lz4(FrameEncoder<Bounded>),
+    Zstd(zstd::stream::write::Encoder<'static, Bounded>),
+}
+
+const INFALLIBLE: &str = "a write to memory does not fail";
+
+impl Encoder {
+    /// Appends to `out`, which becomes `most` bytes long at most.
+    pub(super) fn new(codec: Codec, level: i32, out: Vec<u8>, most: usize) -> Self {
+        let mut out = Bounded { bytes: out, most, is_over: false };
+        Self(match codec {
+            Codec::None => Writer::Plain(out),
+            Codec::Gzip => {
+                let level = match level {
+                    0..=9 => flate2::Compression::new(level as u32),
+                    _ => flate2::Compression::default(),
+                };
+                Writer::Gzip(flate2::write::GzEncoder::new(out, level))
+            }
+            Codec::Snappy => {
+                out.put(&XERIAL_MAGIC);
+                // Version, and the oldest version that can read it.
+                out.put(&1u32.to_be_bytes());
+                out.put(&1u32.to_be_bytes());
+                Writer::Snappy { block: Vec::with_capacity(XERIAL_BLOCK), out }
+            }
+            Codec::Lz4 => {
+                // 64 KiB independent blocks: Kafka's own choice, and all that its reader accepts
+                // without a larger buffer.
+                let info = FrameInfo::new().block_size(BlockSize::Max64KB).block_mode(BlockMode::Independent);
+                Writer::Lz4(FrameEncoder::with_frame_info(info, out))
+            }
+            Codec::Zstd => {
+                let encoder = zstd::stream::write::Encoder::new(out, level);
+                Writer::Zstd(encoder.expect("zstd clamps the level; it fails for want of memory alone"))
+            }
+        })
+    }
+
+    /// Takes more.
+    pub(super) fn write(&mut self, mut input: &[u8]) {
+        match &mut self.0 {
+            Writer::Plain(out) => out.put(input),
+            Writer::Gzip(encoder) => encoder.write_all(input).expect(INFALLIBLE),
+            Writer::Lz4(encoder) => encoder.write_all(input).expect(INFALLIBLE),
+            Writer::Zstd(encoder) => encoder.write_all(input).expect(INFALLIBLE),
+            Writer::Snappy { block, out } => {
+                while !input.is_empty() {
+                    let (taken, rest) = input.split_at(input.len().min(XERIAL_BLOCK - block.len()));
+                    block.extend_from_slice(taken);
+                    input = rest;
+                    if block.len() == XERIAL_BLOCK {
+                        compress_block(block, out);
+                    }
+                }
+            }
         }
-        Codec::Snappy => compress_snappy(input, out),
-        Codec::Lz4 => {
-            // 64 KiB independent blocks: Kafka's own choice, and all that its reader accepts
-            // without a larger buffer.
-            let info = FrameInfo::new().block_size(BlockSize::Max64KB).block_mode(BlockMode::Independent);
-            let mut encoder = FrameEncoder::with_frame_info(info, out);
-            encoder.write_all(input).expect(INFALLIBLE);
-            encoder.finish().expect(INFALLIBLE);
-        }
-        Codec::Zstd => {
-            let frame = zstd::bulk::compress(input, level)
-                .expect("zstd compresses any input into a buffer of its stated bound");
-            out.extend_from_slice(&frame);
+    }
+
+    /// All of it; `None` if that is more than the bound.
+    pub(super) fn finish(self) -> Option<Vec<u8>> {
+        let out = match self.0 {
+            Writer::Plain(out) => out,
+            Writer::Gzip(encoder) => encoder.finish().expect(INFALLIBLE),
+            Writer::Lz4(encoder) => encoder.finish().expect(INFALLIBLE),
+            Writer::Zstd(encoder) => encoder.finish().expect(INFALLIBLE),
+            Writer::Snappy { mut block, mut out } => {
+                if !block.is_empty() {
+                    compress_block(&mut block, &mut out);
+                }
+                out
+            }
+        };
+        (!out.is_over).then_some(out.bytes)
+    }
+}
+
+fn compress_block(block: &mut Vec<u8>, out: &mut Bounded) {
+    let compressed = snap::raw::Encoder::new().compress_vec(block).expect("a block is far below Snappy's bound");
+    out.put(&(compressed.len() as u32).to_be_bytes());
+    out.put(&compressed);
+    block.clear();
+}
+
+/// Memory that takes no more than it may hold, and says so.
+struct Bounded {
+    bytes: Vec<u8>,
+    most: usize,
+    is_over: bool,
+}
+
+impl Bounded {
+    fn put(&mut self, bytes: &[u8]) {
+        self.is_over |= bytes.len() > self.most.saturating_sub(self.bytes.len());
+        if !self.is_over {
+            self.bytes.extend_from_slice(bytes);
         }
     }
 }
 
-fn compress_snappy(input: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(&XERIAL_MAGIC);
-    // Version, and the oldest version that can read it.
-    out.extend_from_slice(&1u32.to_be_bytes());
-    out.extend_from_slice(&1u32.to_be_bytes());
-    let mut encoder = snap::raw::Encoder::new();
-    for block in input.chunks(XERIAL_BLOCK) {
-        let at = out.len();
-        out.resize(at + 4 + snap::raw::max_compress_len(block.len()), 0);
-        let size =
-            encoder.compress(block, &mut out[at + 4..]).expect("the output has Snappy's greatest length for the block");
-        out[at..at + 4].copy_from_slice(&(size as u32).to_be_bytes());
-        out.truncate(at + 4 + size);
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.put(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -245,6 +318,8 @@ pub(super) struct Stream<'a> {
     filled: usize,
     produced: usize,
     cap: usize,
+    /// Is given all that comes out of the stream.
+    copy: Option<Encoder>,
 }
 
 impl Stream<'_> {
@@ -266,12 +341,30 @@ impl Stream<'_> {
         if self.produced > self.cap {
             return Err(CompressionError::TooLarge(self.cap));
         }
+        if let Some(copy) = &mut self.copy {
+            copy.write(&self.window[..self.filled]);
+        }
         Ok(self.filled > 0)
     }
 
     /// Whether all is read. Finding out also checks the codec's trailer.
     pub(super) fn at_end(&mut self) -> Result<bool, CompressionError> {
         Ok(self.at == self.filled && !self.fill()?)
+    }
+
+    /// The encoder that was given all that has come out.
+    pub(super) fn into_copy(self) -> Option<Encoder> {
+        self.copy
+    }
+
+    /// Passes over bytes, as far as the window has them, but over one at least; gives how many were not.
+    pub(super) fn pass_some(&mut self, n: u64) -> Result<u64, StreamError> {
+        if self.at == self.filled {
+            self.refill()?;
+        }
+        let passed = n.min((self.filled - self.at) as u64);
+        self.at += passed as usize;
+        Ok(n - passed)
     }
 
     fn refill(&mut self) -> Result<(), StreamError> {
@@ -368,6 +461,11 @@ impl<'a> SnappyReader<'a> {
 
     fn next_block(&mut self) -> io::Result<()> {
         let chunk = if self.framed {
+            // One stream may follow another, as snappy-java takes them; no chunk is as long as the magic number says.
+            if self.input.len() >= XERIAL_HEADER && self.input.starts_with(&XERIAL_MAGIC) {
+                self.input = &self.input[XERIAL_HEADER..];
+                return Ok(());
+            }
             let (length, rest) = self.input.split_first_chunk().ok_or_else(invalid)?;
             let length = u32::from_be_bytes(*length) as usize;
             let (chunk, rest) = rest.split_at_checked(length).ok_or_else(invalid)?;

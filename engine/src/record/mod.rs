@@ -21,7 +21,7 @@ pub use batch::{Attributes, BatchError, BatchView, Batches, TimestampType, batch
 pub use builder::BatchBuilder;
 pub use compression::{Codec, CompressionError, Scratch};
 pub use record::{Malformed, Record, Records};
-pub use validate::{RejectReason, Rejected, TopicRules, Validated, validate};
+pub use validate::{RejectReason, Rejected, TopicRules, Validated, Verdict, validate, validate_in_turns};
 
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,8 @@
 
 use thiserror::Error;
 
+use super::compression::{Stream, StreamError};
+
 /// How a records section breaks the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum Malformed {
@@ -194,8 +196,18 @@ pub(super) struct Parsed<B> {
 
 /// Reads one record and checks that its fields fill it.
 pub(super) fn read_record<S: Source>(source: &mut S) -> Result<Parsed<S::Bytes>, S::Error> {
+    let end = read_end(source)?;
+    read_fields(source, end)
+}
+
+/// Reads a record's length; gives the position of its end.
+pub(super) fn read_end<S: Source>(source: &mut S) -> Result<u64, S::Error> {
     let length = u64::try_from(source.varint()?).map_err(|_| Malformed::FieldLength)?;
-    let end = source.position() + length;
+    Ok(source.position() + length)
+}
+
+/// Reads what follows a record's length.
+pub(super) fn read_fields<S: Source>(source: &mut S, end: u64) -> Result<Parsed<S::Bytes>, S::Error> {
     let attributes = source.byte()? as i8;
     let timestamp_delta = source.varlong()?;
     let offset_delta = source.varint()?;
@@ -203,11 +215,7 @@ pub(super) fn read_record<S: Source>(source: &mut S) -> Result<Parsed<S::Bytes>,
     let value = read_nullable(source, end)?;
     let header_count = source.varint()?;
     let headers_at = source.position();
-    // A header is at least its two lengths.
-    let room = end.saturating_sub(headers_at) / 2;
-    if u64::try_from(header_count).map_or(true, |count| count > room) {
-        return Err(Malformed::HeaderCount.into());
-    }
+    check_header_count(header_count, headers_at, end)?;
     for _ in 0..header_count {
         read_header(source, end)?;
     }
@@ -224,6 +232,62 @@ pub(super) fn read_record<S: Source>(source: &mut S) -> Result<Parsed<S::Bytes>,
         header_count,
     })
 }
+
+/// A header is at least its two lengths.
+fn check_header_count(count: i32, headers_at: u64, end: u64) -> Result<(), Malformed> {
+    let room = end.saturating_sub(headers_at) / 2;
+    match u64::try_from(count) {
+        Ok(count) if count <= room => Ok(()),
+        _ => Err(Malformed::HeaderCount),
+    }
+}
+
+/// As [`read_fields`] for a stream, which has none of a record's bytes, in turns: a single record may be as large as
+/// what hostile bytes unpack to.
+pub(super) async fn pass_fields(
+    stream: &mut Stream<'_>,
+    end: u64,
+    work: &impl AsyncFn(usize),
+) -> Result<Parsed<()>, StreamError> {
+    let attributes = stream.byte()? as i8;
+    let timestamp_delta = stream.varlong()?;
+    let offset_delta = stream.varint()?;
+    let key = pass_nullable(stream, end, work).await?;
+    let value = pass_nullable(stream, end, work).await?;
+    let header_count = stream.varint()?;
+    check_header_count(header_count, stream.position(), end)?;
+    for _ in 0..header_count {
+        pass_nullable(stream, end, work).await?.ok_or(Malformed::HeaderKey)?;
+        pass_nullable(stream, end, work).await?;
+    }
+    match stream.position() == end {
+        true => Ok(Parsed { attributes, timestamp_delta, offset_delta, key, value, headers: (), header_count }),
+        false => Err(Malformed::RecordSize.into()),
+    }
+}
+
+async fn pass_nullable(
+    stream: &mut Stream<'_>,
+    end: u64,
+    work: &impl AsyncFn(usize),
+) -> Result<Option<()>, StreamError> {
+    let Ok(mut left) = u64::try_from(stream.varint()?) else {
+        return Ok(None);
+    };
+    if left > end.saturating_sub(stream.position()) {
+        return Err(Malformed::FieldLength.into());
+    }
+    work(NULLABLE_WORK).await;
+    while left > 0 {
+        let passed = left;
+        left = stream.pass_some(left)?;
+        work((passed - left) as usize).await;
+    }
+    Ok(Some(()))
+}
+
+/// What a field costs beside its bytes, in bytes: a record may have millions of empty ones.
+const NULLABLE_WORK: usize = 8;
 
 type Header<B> = (B, Option<B>);
 

@@ -3,9 +3,11 @@
 //!
 //! The order of the checks, and so which error wins, is Kafka's: `ProduceRequest.validateRecords`,
 //! `UnifiedLog.analyzeAndValidateRecords`, `LogValidator`, then sizes again. Stricter than Kafka
-//! in three places that no client meets: bytes after the batch are refused (Kafka drops them),
-//! offset deltas are also checked in uncompressed batches, and output beyond
-//! [`TopicRules::max_decompressed_bytes`] is refused.
+//! in what no client sends: offset deltas are also checked in uncompressed batches, and the codecs'
+//! formats are exact (see [`super::compression`]).
+//!
+//! However much a batch unpacks to, it is checked through a window of memory, and in turns: whoever
+//! drives the check learns of the bytes that were worked on, and may let others work between.
 //!
 //! Invariant: a batch that passes has a right CRC, exactly `record_count` well-formed records with
 //! offset deltas 0, 1, 2, …, and a right maxTimestamp. Sequence numbers, transactions and the log
@@ -13,10 +15,12 @@
 
 use std::borrow::Cow;
 use std::fmt::{self, Display, Write as _};
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 
 use super::batch::{self, BatchError, BatchView, HEADER_SIZE, NO_PRODUCER_ID, NO_TIMESTAMP, TimestampType};
-use super::compression::{Codec, CompressionError, Scratch, StreamError, compress};
-use super::record::{Parsed, SliceSource, Source, read_record};
+use super::compression::{Codec, CompressionError, Encoder, Scratch, Stream, StreamError};
+use super::record::{Parsed, SliceSource, Source, pass_fields, read_end, read_fields, read_record};
 
 /// First Produce version that may carry zstd (KIP-110).
 const FIRST_VERSION_WITH_ZSTD: i16 = 7;
@@ -25,8 +29,11 @@ const FIRST_VERSION_WITH_ZSTD: i16 = 7;
 /// tiny records can outgrow the request.
 pub const MAX_RECORD_ERRORS: usize = 100;
 
-/// A default for [`TopicRules::max_decompressed_bytes`].
+/// Bytes that one batch gives at most where all of it is unpacked at once: what is validated never is.
 pub const DEFAULT_MAX_DECOMPRESSED_BYTES: usize = 64 * 1024 * 1024;
+
+/// A record of at most so many bytes is read in one turn.
+const SHORT_RECORD: u64 = 64 * 1024;
 
 /// The topic configs that decide about a produced batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,9 +52,6 @@ pub struct TopicRules {
     pub segment_bytes: usize,
     /// Whether `cleanup.policy` includes compact, so that every record needs a key.
     pub compacted: bool,
-    /// What the records may take decompressed, in bytes: it bounds the time (not the memory) that
-    /// one batch can cost.
-    pub max_decompressed_bytes: usize,
 }
 
 impl Default for TopicRules {
@@ -61,7 +65,6 @@ impl Default for TopicRules {
             max_message_bytes: 1_048_588,
             segment_bytes: 1 << 30,
             compacted: false,
-            max_decompressed_bytes: DEFAULT_MAX_DECOMPRESSED_BYTES,
         }
     }
 }
@@ -116,6 +119,50 @@ pub struct Validated<'a> {
     pub is_transactional: bool,
     /// The control bit.
     pub is_control: bool,
+}
+
+/// A verdict that outlives the bytes that it is about.
+#[derive(Debug, Clone)]
+pub struct Verdict {
+    facts: Validated<'static>,
+    /// Bytes of the batch, of those that came.
+    size: usize,
+}
+
+impl Validated<'_> {
+    /// Lets go of the bytes that came.
+    pub fn detach(self) -> Verdict {
+        let size = self.batch.len();
+        let facts = self.with_batch(|batch| match batch {
+            Cow::Borrowed(_) => Cow::Borrowed(&[][..]),
+            Cow::Owned(rewritten) => Cow::Owned(rewritten),
+        });
+        Verdict { facts, size }
+    }
+
+    fn with_batch<'b>(self, other: impl FnOnce(Cow<'_, [u8]>) -> Cow<'b, [u8]>) -> Validated<'b> {
+        Validated {
+            batch: other(self.batch),
+            record_count: self.record_count,
+            last_offset_delta: self.last_offset_delta,
+            max_timestamp: self.max_timestamp,
+            max_timestamp_delta: self.max_timestamp_delta,
+            log_append_time_ms: self.log_append_time_ms,
+            producer: self.producer,
+            is_transactional: self.is_transactional,
+            is_control: self.is_control,
+        }
+    }
+}
+
+impl Verdict {
+    /// The verdict with the bytes that came.
+    pub fn attach(self, records: &[u8]) -> Validated<'_> {
+        self.facts.with_batch(|batch| match batch {
+            Cow::Borrowed(_) => Cow::Borrowed(&records[..self.size]),
+            Cow::Owned(rewritten) => Cow::Owned(rewritten),
+        })
+    }
 }
 
 /// The part of an idempotent producer's numbering that a batch takes.
@@ -239,7 +286,7 @@ impl From<CompressionError> for Rejected {
 ///
 /// An uncompressed batch is passed over twice, for its CRC and for its records, and nothing is
 /// allocated unless it must be rewritten. A compressed batch is decompressed through a window of
-/// `scratch`, or as a whole if it must be compressed anew.
+/// `scratch`, and compressed anew from there if the topic asks for that.
 ///
 /// # Errors
 /// The first failing check, see [`Rejected`].
@@ -249,6 +296,26 @@ pub fn validate<'a>(
     append: &Append<'_>,
     scratch: &mut Scratch,
 ) -> Result<Validated<'a>, Rejected> {
+    let nobody_waits = async |_: usize| {};
+    let in_turns = pin!(validate_in_turns(records, rules, append, scratch, &nobody_waits));
+    match in_turns.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(result) => result,
+        Poll::Pending => unreachable!("only the pause between turns waits, and here is none"),
+    }
+}
+
+/// As [`validate`]; `work` is told how many bytes have been worked on since it was told last, and
+/// may take its time.
+///
+/// # Errors
+/// As there.
+pub async fn validate_in_turns<'a>(
+    records: &'a [u8],
+    rules: &TopicRules,
+    append: &Append<'_>,
+    scratch: &mut Scratch,
+    work: &impl AsyncFn(usize),
+) -> Result<Validated<'a>, Rejected> {
     let batch = sole_batch(records, append.origin)?;
     check_envelope(&batch, rules, append.origin)?;
     if let Origin::Client { .. } = append.origin {
@@ -256,33 +323,58 @@ pub fn validate<'a>(
     }
     let source = batch.attributes().codec().ok_or(CompressionError::UnknownCodec)?;
     let mut walk = Walk::new(&batch, rules, append);
+    let section = batch.records_section();
     let bytes = match rules.compression {
         Some((target, level)) if target != source => {
-            let rewritten = recompress(&batch, source, (target, level), &mut walk, scratch)?;
-            Cow::Owned(rewritten)
+            let header = batch.bytes()[..HEADER_SIZE].to_vec();
+            let encoder = Encoder::new(target, level, header, rules.max_message_bytes);
+            let mut stream = scratch.stream(source, section, usize::MAX, Some(encoder))?;
+            walk.stream(&mut stream, work).await?;
+            Some(stream.into_copy().expect("it was given one").finish())
+        }
+        _ if source == Codec::None => {
+            work(section.len()).await;
+            walk.slice(section)?;
+            None
         }
         _ => {
-            check_records(&batch, source, &mut walk, scratch)?;
-            Cow::Borrowed(batch.bytes())
+            let mut stream = scratch.stream(source, section, usize::MAX, None)?;
+            walk.stream(&mut stream, work).await?;
+            None
         }
     };
     let newest = walk.finish()?;
+    let bytes = match bytes {
+        None => Cow::Borrowed(batch.bytes()),
+        Some(compressed) => {
+            let (target, _) = rules.compression.expect("it was compressed as the topic says");
+            Cow::Owned(sealed(&batch, target, compressed.ok_or_else(too_large)?))
+        }
+    };
     let validated = stamp(&batch, bytes, rules, append.now_ms, newest);
     check_sizes(&validated.batch, rules)?;
     Ok(validated)
 }
 
-/// The one batch that the bytes are.
+/// The batch with the same records, compressed anew. A records section is the same bytes under every
+/// codec, so no record is built anew.
+fn sealed(batch: &BatchView<'_>, target: Codec, mut bytes: Vec<u8>) -> Vec<u8> {
+    let attributes = batch.attributes().with_codec(target);
+    batch::put(&mut bytes, batch::ATTRIBUTES, attributes.0.to_be_bytes());
+    batch::seal(&mut bytes);
+    bytes
+}
+
+/// The one batch that the bytes are. A torn one that follows it is dropped, as Kafka does.
 fn sole_batch(records: &[u8], origin: Origin) -> Result<BatchView<'_>, Rejected> {
-    let reject = |detail| Err(Rejected::early(RejectReason::InvalidRecord, detail));
-    let corrupt = |detail| Err(Rejected::early(RejectReason::CorruptMessage, detail));
-    let batch = match BatchView::parse(records) {
-        Ok(batch) => batch,
-        Err(BatchError::Truncated { .. }) => return reject("no complete record batch"),
-        Err(BatchError::UnsupportedMagic(0 | 1)) => return reject("magic is less than 2"),
-        Err(BatchError::UnsupportedMagic(_)) => return corrupt("unknown magic"),
-        Err(BatchError::InvalidLength(_)) => return corrupt("batch length less than a header"),
-    };
+    let corrupt = |detail| Rejected::early(RejectReason::CorruptMessage, detail);
+    let invalid = |detail| Rejected::early(RejectReason::InvalidRecord, detail);
+    let batch = BatchView::parse(records).map_err(|error| match error {
+        BatchError::Truncated { .. } => invalid("no complete record batch"),
+        BatchError::UnsupportedMagic(0 | 1) => invalid("magic is less than 2"),
+        BatchError::UnsupportedMagic(_) => corrupt("unknown magic"),
+        BatchError::InvalidLength(_) => corrupt("batch length less than a header"),
+    })?;
     if let Origin::Client { produce_version } = origin
         && produce_version < FIRST_VERSION_WITH_ZSTD
         && batch.attributes().codec() == Some(Codec::Zstd)
@@ -292,10 +384,38 @@ fn sole_batch(records: &[u8], origin: Origin) -> Result<BatchView<'_>, Rejected>
             "zstd in a Produce request before version 7",
         ));
     }
-    if batch.total_size() != records.len() {
-        return reject("more than one record batch");
+    match what_follows(&records[batch.total_size()..]) {
+        Follower::Nothing => Ok(batch),
+        Follower::Batch => Err(invalid("more than one record batch")),
+        Follower::Garbage => Err(corrupt("something that is no batch follows the batch")),
     }
-    Ok(batch)
+}
+
+/// What comes behind the first batch of a partition, as Kafka's `ByteBufferLogInputStream` sees it.
+enum Follower {
+    /// Too little for a batch: it is dropped.
+    Nothing,
+    Batch,
+    Garbage,
+}
+
+fn what_follows(rest: &[u8]) -> Follower {
+    /// The shortest record of Kafka's first format.
+    const SHORTEST: i32 = 14;
+    /// Base offset and length.
+    const PREFIX: usize = 12;
+    const MAGIC_AT: usize = 16;
+    let Some(size) = rest.get(8..PREFIX) else { return Follower::Nothing };
+    let size = i32::from_be_bytes(size.try_into().expect("four bytes"));
+    if size < SHORTEST {
+        return Follower::Garbage;
+    }
+    match rest.get(MAGIC_AT) {
+        None => Follower::Nothing,
+        Some(3..) => Follower::Garbage,
+        Some(_) if rest.len() - PREFIX < size as usize => Follower::Nothing,
+        Some(_) => Follower::Batch,
+    }
 }
 
 fn check_envelope(batch: &BatchView<'_>, rules: &TopicRules, origin: Origin) -> Result<(), Rejected> {
@@ -327,55 +447,6 @@ fn check_client_header(batch: &BatchView<'_>) -> Result<(), Rejected> {
         return Err(Rejected::invalid("a producer id without a sequence number"));
     }
     Ok(())
-}
-
-fn check_records(
-    batch: &BatchView<'_>,
-    codec: Codec,
-    walk: &mut Walk<'_>,
-    scratch: &mut Scratch,
-) -> Result<(), Rejected> {
-    let section = batch.records_section();
-    if codec == Codec::None {
-        return walk.slice(section);
-    }
-    let mut stream = scratch.stream(codec, section, walk.rules.max_decompressed_bytes)?;
-    walk.records(&mut stream)?;
-    if !stream.at_end()? {
-        return Err(Rejected::invalid("bytes follow the last record"));
-    }
-    Ok(())
-}
-
-/// Checks the records and gives the batch with the same records compressed as `target` says. A
-/// records section is the same bytes under every codec, so no record is built anew.
-fn recompress(
-    batch: &BatchView<'_>,
-    source: Codec,
-    (target, level): (Codec, i32),
-    walk: &mut Walk<'_>,
-    scratch: &mut Scratch,
-) -> Result<Vec<u8>, Rejected> {
-    let section = batch.records_section();
-    let mut buffer = scratch.take_plain();
-    let cap = walk.rules.max_decompressed_bytes;
-    let plain = match source {
-        Codec::None => Ok(section),
-        source => {
-            super::compression::decompress(source, section, cap, scratch, &mut buffer).map(|()| buffer.as_slice())
-        }
-    };
-    let checked = plain.map_err(Rejected::from).and_then(|plain| walk.slice(plain).map(|()| plain));
-    let rewritten = checked.map(|plain| {
-        let mut out = batch.bytes()[..HEADER_SIZE].to_vec();
-        compress(target, level, plain, &mut out);
-        let attributes = batch.attributes().with_codec(target);
-        batch::put(&mut out, batch::ATTRIBUTES, attributes.0.to_be_bytes());
-        batch::seal(&mut out);
-        out
-    });
-    scratch.return_plain(buffer);
-    rewritten
 }
 
 /// Sets timestamp type and maxTimestamp where they are not as they should be, and gathers what
@@ -472,6 +543,33 @@ impl<'r> Walk<'r> {
             return Err(Rejected::invalid("bytes follow the last record"));
         }
         Ok(())
+    }
+
+    /// Checks a section as it comes out of a stream.
+    async fn stream(&mut self, stream: &mut Stream<'_>, work: &impl AsyncFn(usize)) -> Result<(), Rejected> {
+        let mut told = 0;
+        for index in 0..self.count {
+            let passed = stream.position();
+            if passed - told >= SHORT_RECORD {
+                work((passed - told) as usize).await;
+                told = passed;
+            }
+            let end = read_end(stream).map_err(Rejected::from)?;
+            let record = match end - stream.position() {
+                ..=SHORT_RECORD => read_fields(stream, end)?,
+                _ => {
+                    let record = pass_fields(stream, end, work).await?;
+                    told = stream.position();
+                    record
+                }
+            };
+            self.record(index, &record);
+        }
+        work((stream.position() - told) as usize).await;
+        match stream.at_end()? {
+            true => Ok(()),
+            false => Err(Rejected::invalid("bytes follow the last record")),
+        }
     }
 
     fn records<S: Source>(&mut self, source: &mut S) -> Result<(), S::Error> {

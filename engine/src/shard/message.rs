@@ -104,6 +104,9 @@ pub enum Reply {
     Stop(bool),
 }
 
+/// A connection of a core: (core, connection).
+pub type Origin = (usize, u64);
+
 /// Append batches.
 #[derive(Debug)]
 pub struct Produce {
@@ -112,6 +115,8 @@ pub struct Produce {
     pub acks: i16,
     /// The Produce request's version; some checks depend on it.
     pub version: i16,
+    /// Whose requests keep their order.
+    pub origin: Origin,
     /// When to give up waiting for stable storage (REQUEST_TIMED_OUT; the batches may be in the log).
     pub deadline: Instant,
     /// The batches, one for each partition.

@@ -8,6 +8,7 @@ mod coordinator;
 mod delete_records;
 pub mod housekeeping;
 mod identity;
+mod lane;
 pub mod message;
 pub mod node;
 pub mod partition;
@@ -42,9 +43,10 @@ use crate::log::reader::{self, Found, OpenSegments, TimedOffset, Wanted};
 use crate::log::tail_cache::TailCache;
 use crate::log::{Log, PartitionId};
 use crate::protocol::ErrorCode;
-use crate::record::{Scratch, batches};
+use crate::record::{Scratch, Validated, batches};
 
 use coordinator::Coordinators;
+use lane::Lane;
 use message::{
     Await, EpochEnd, EpochEnded, ListOffset, ListedOffset, Produce, Produced, Read, ReadFrom, ReadPart, Reply, Request,
 };
@@ -75,6 +77,7 @@ pub struct Shard {
     partitions: RefCell<BTreeMap<PartitionId, Partition>>,
     produces: RefCell<VecDeque<(Produce, ReplyTo)>>,
     produce_bell: Bell,
+    lane: Lane,
     applies: RefCell<VecDeque<(Arc<MetadataImage>, ReplyTo)>>,
     apply_bell: Bell,
     purgatory: Rc<Purgatory>,
@@ -125,6 +128,9 @@ pub(crate) struct Outgoing {
     bell: Bell,
 }
 
+/// A part's answer, and the offset that must be durable for it.
+type Appended = (Produced, Option<(PartitionId, i64)>);
+
 /// What a shard starts from.
 pub struct ShardStart {
     /// The core's handle.
@@ -174,6 +180,7 @@ impl Shard {
             partitions: RefCell::default(),
             produces: RefCell::default(),
             produce_bell: Bell::default(),
+            lane: Lane::default(),
             applies: RefCell::default(),
             apply_bell: Bell::default(),
             purgatory: Rc::default(),
@@ -209,6 +216,7 @@ impl Shard {
     pub fn run(self: &Rc<Shard>) {
         let shard = self.clone();
         self.io.spawn(Class::Foreground, async move { shard.append_produces().await });
+        self.io.spawn(Class::Foreground, self.clone().append_late());
         let shard = self.clone();
         self.io.spawn(Class::Foreground, async move { shard.apply_images().await });
         let shard = self.clone();
@@ -332,40 +340,13 @@ impl Shard {
         }
     }
 
-    async fn append_produces(self: &Rc<Shard>) {
-        loop {
-            let (produce, reply) = self.produce_bell.until(|| self.produces.borrow_mut().pop_front()).await;
-            let mut results = Vec::with_capacity(produce.parts.len());
-            let mut ends = Vec::with_capacity(produce.parts.len());
-            for part in &produce.parts {
-                let (result, end) = self.append(&produce, part).await;
-                results.push(result);
-                ends.push(end);
-            }
-            self.answer_when_durable(&produce, results, ends, reply);
-        }
-    }
-
-    /// Judges and appends one batch; gives its answer and the offset that must be durable for it.
+    /// Appends a batch that has passed its check; gives its answer and the offset that must be durable for it.
     async fn append(
         self: &Rc<Shard>,
         produce: &Produce,
         part: &message::ProducePart,
-    ) -> (Produced, Option<(PartitionId, i64)>) {
-        if !self.takes_appends() {
-            return (self.refuse_for_now(part, ErrorCode::KafkaStorageError), None);
-        }
-        let validated = {
-            let partitions = self.partitions.borrow();
-            let Some(partition) = partitions.get(&part.id) else {
-                return (Produced::refused(ErrorCode::NotLeaderOrFollower), None);
-            };
-            partition.validate(part, produce.version, self.io.wall_clock_ms(), &mut self.scratch.borrow_mut())
-        };
-        let batch = match validated {
-            Ok(batch) => batch,
-            Err(refusal) => return (refusal, None),
-        };
+        batch: Validated<'_>,
+    ) -> Appended {
         if !self.journal.has_room(batch.batch.len()) && !self.wait_for_room(batch.batch.len(), produce.deadline).await {
             return (self.refuse_for_now(part, ErrorCode::RequestTimedOut), None);
         }

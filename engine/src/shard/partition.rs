@@ -32,7 +32,7 @@ pub struct Partition {
     /// Its log.
     pub log: SharedLog,
     /// `topic-partition`, for messages.
-    pub name: String,
+    pub name: Rc<str>,
     leader_epoch: i32,
     rules: TopicRules,
     relaxed: bool,
@@ -44,6 +44,42 @@ pub struct Partition {
     readers: Rc<Readers>,
     verifications: Verifications,
     refusals: Refusals,
+}
+
+/// What a partition demands of batches.
+pub struct Rules {
+    /// The topic's configs.
+    pub topic: TopicRules,
+    /// `topic-partition`, for messages.
+    name: Rc<str>,
+}
+
+impl Rules {
+    /// The circumstances of an append by a Produce request of that version.
+    pub fn append(&self, version: i16, now_ms: i64) -> Append<'_> {
+        Append { origin: Origin::Client { produce_version: version }, now_ms, partition: &self.name }
+    }
+
+    /// Whether the check of a batch passes over the bytes that came alone, so that it costs no more than these.
+    pub fn checks_at_once(&self, part: &ProducePart) -> bool {
+        let codec = BatchView::parse(&part.records).ok().and_then(|batch| batch.attributes().codec());
+        let compresses = self.topic.compression.is_some_and(|(target, _)| Some(target) != codec);
+        !compresses && matches!(codec, None | Some(Codec::None))
+    }
+
+    /// Checks a batch's bytes.
+    ///
+    /// # Errors
+    /// Why they may not be appended.
+    pub fn validate<'a>(
+        &self,
+        part: &'a ProducePart,
+        version: i16,
+        now_ms: i64,
+        scratch: &mut Scratch,
+    ) -> Result<Validated<'a>, Rejected> {
+        validate(&part.records, &self.topic, &self.append(version, now_ms), scratch)
+    }
 }
 
 /// A batch that has been judged.
@@ -78,7 +114,7 @@ impl Partition {
     /// The leader of `log`, as the image has it.
     pub fn new(log: Log, topic: &Topic, partition: i32, largest_batch: usize) -> Partition {
         let mut partition = Partition {
-            name: format!("{}-{partition}", topic.name),
+            name: format!("{}-{partition}", topic.name).into(),
             log: Rc::new(RefCell::new(log)),
             leader_epoch: -1,
             rules: TopicRules::default(),
@@ -156,19 +192,15 @@ impl Partition {
         }
     }
 
-    /// Checks a batch's bytes as the topic's rules demand, before there need be room for it.
-    pub fn validate<'a>(
-        &self,
-        part: &'a ProducePart,
-        version: i16,
-        now_ms: i64,
-        scratch: &mut Scratch,
-    ) -> Result<Validated<'a>, Produced> {
+    /// What a batch's bytes must keep to, which is checked before there need be room for it.
+    ///
+    /// # Errors
+    /// KAFKA_STORAGE_ERROR if it takes no batches.
+    pub fn rules(&self) -> Result<Rules, Produced> {
         if self.log.borrow().is_suspended() || self.log.borrow().is_broken() {
             return Err(Produced::refused(ErrorCode::KafkaStorageError));
         }
-        let append = Append { origin: Origin::Client { produce_version: version }, now_ms, partition: &self.name };
-        validate(&part.records, &self.rules, &append, scratch).map_err(|refusal| self.refused(refusal))
+        Ok(Rules { topic: self.rules.clone(), name: self.name.clone() })
     }
 
     /// There is no room for the part now; its producer is going to send it again.
@@ -178,8 +210,9 @@ impl Partition {
         }
     }
 
-    fn refused(&self, refusal: Rejected) -> Produced {
-        tracing::debug!(partition = self.name, "batch refused: {}", refusal.detail);
+    /// The answer to a batch that was rejected.
+    pub fn refused(&self, refusal: Rejected) -> Produced {
+        tracing::debug!(partition = &*self.name, "batch refused: {}", refusal.detail);
         Produced {
             error: ErrorCode::from_code(refusal.reason.code()).expect("a rejection has one of Kafka's codes"),
             base_offset: -1,

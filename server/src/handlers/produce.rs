@@ -71,18 +71,18 @@ struct Outcome {
 ///
 /// # Errors
 /// If the request cannot be read, or the node stops.
-pub async fn start(broker: &Rc<Broker>, call: Call) -> Result<Pending, Refusal> {
+pub async fn start(broker: &Rc<Broker>, connection: u64, call: Call) -> Result<Pending, Refusal> {
     let throttle = call.client.quotas.record(&call.client, call.client_id(), Kind::Produce, call.size() as f64);
     call.throttle(throttle);
     let sent = {
-        let mut work = pin!(send(broker, &call));
+        let mut work = pin!(send(broker, connection, &call));
         poll_fn(|cx| call.timed(|| work.as_mut().poll(cx))).await?
     };
     Ok(Pending::Produce(UnderWay { broker: broker.clone(), call, sent }))
 }
 
 /// Checks the batches and sends them on.
-async fn send(broker: &Rc<Broker>, call: &Call) -> Result<Sent, Refusal> {
+async fn send(broker: &Rc<Broker>, connection: u64, call: &Call) -> Result<Sent, Refusal> {
     let request: ProduceRequest<'_> = call.decode()?;
     let acks = request.acks;
     let (mut topics, mut outcomes, mut parts) = (Vec::new(), Vec::new(), Vec::new());
@@ -107,8 +107,9 @@ async fn send(broker: &Rc<Broker>, call: &Call) -> Result<Sent, Refusal> {
     let mut fan = Fan::new(broker);
     parts.into_iter().for_each(|(place, part)| fan.add(part.id, place, part));
     let deadline = flush_deadline(broker.io().now(), request.timeout_ms);
+    let origin = (broker.io().core(), connection);
     let send_group = |group: route::Group<ProducePart>| {
-        let produce = Produce { acks, version: call.version, deadline, parts: group.parts };
+        let produce = Produce { acks, version: call.version, origin, deadline, parts: group.parts };
         (broker.core.request(group.shard, Request::Produce(produce)), group.places)
     };
     let waiting = fan.into_groups().into_iter().map(send_group).collect();

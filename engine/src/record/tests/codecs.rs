@@ -143,3 +143,27 @@ fn lz4_with_dependent_blocks_is_refused_as_by_java() {
     let result = decompress(Codec::Lz4, &frame, CAP, &mut Scratch::new(), &mut Vec::new());
     assert_eq!(result, Err(CompressionError::Corrupt(Codec::Lz4)));
 }
+
+/// Several members, streams or frames in one batch are kept as they are; what is none is refused.
+#[test]
+fn what_follows_compressed_data() {
+    let section = sample(Codec::None).finish().split_off(batch::HEADER_SIZE);
+    let (first, second) = section.split_at(section.len() / 2);
+    let part = |codec: Codec, data: &[u8]| {
+        let mut out = Vec::new();
+        compress(codec, codec.default_level(), data, &mut out);
+        out
+    };
+    for codec in [Codec::Gzip, Codec::Snappy, Codec::Zstd] {
+        let two = [part(codec, first), part(codec, second)].concat();
+        let bytes = batch_of_compressed(&two, codec, 3);
+        let kept = produce(&bytes, &TopicRules::default()).expect("both are read").batch;
+        assert_eq!(kept[batch::HEADER_SIZE..], two, "{codec:?}");
+        assert_eq!(plain_records(&bytes), plain_records(&batch_of(&section, Codec::None, 3)), "{codec:?}");
+    }
+    for codec in [Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd] {
+        let bytes = batch_of_compressed(&[&part(codec, &section)[..], b"garbage"].concat(), codec, 3);
+        let rejected = produce(&bytes, &TopicRules::default()).expect_err("no reader but Java's passes over it");
+        assert_eq!(rejected.reason.code(), 87, "{codec:?}");
+    }
+}

@@ -1,12 +1,15 @@
 //! Bytes that no honest client sends: never a panic, never an unbounded cost, never accepted
 //! unless well-formed.
 
+use std::cell::Cell;
+
+use futures_lite::future::block_on;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::super::compression::{CompressionError, compress, decompress};
 use super::super::record::Records;
-use super::super::validate::RejectReason;
+use super::super::validate::{RejectReason, validate_in_turns};
 use super::*;
 
 const COMPRESSED: [Codec; 4] = [Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
@@ -31,7 +34,6 @@ fn assert_sound(validated: &Validated<'_>) {
 fn rules_of(target: u8) -> TopicRules {
     TopicRules {
         compression: Codec::from_id(target).map(|codec| (codec, codec.default_level())),
-        max_decompressed_bytes: CAP,
         ..TopicRules::default()
     }
 }
@@ -124,53 +126,77 @@ proptest! {
     }
 }
 
-/// The start of a record whose value is 2 GiB less a little, all of it zeros that follow.
-const GIANT_RECORD: [u8; 14] = [0xe0, 0xff, 0xff, 0xff, 0x0f, 0, 0, 0, 1, 0x80, 0xff, 0xff, 0xff, 0x0f];
+/// A record whose value is that many zeros, but for the zeros at its end: the last of them says that it has no headers.
+fn start_of_giant(zeros: u32) -> Vec<u8> {
+    let varint = |value: u32| {
+        let mut value = u64::from(value) << 1;
+        let mut bytes = Vec::new();
+        while value >= 0x80 {
+            bytes.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        bytes.push(value as u8);
+        bytes
+    };
+    let length = varint(zeros);
+    let record = 4 + length.len() as u32 + zeros + 1;
+    // Attributes, timestamp, offset, no key.
+    [&varint(record)[..], &[0, 0, 0, 1], &length].concat()
+}
 
-/// Compressed data of at least `total` zeros after [`GIANT_RECORD`], without compressing so many.
-fn bomb(codec: Codec, total: usize) -> Vec<u8> {
-    let zeros = vec![0; 64 * 1024];
-    let times = total / zeros.len();
+/// Compressed data of a record with a value of `zeros` zeros, of whole 64 KiB, without compressing so many.
+fn bomb(codec: Codec, zeros: u32) -> Vec<u8> {
+    let block = vec![0; 64 * 1024];
+    let times = zeros as usize / block.len();
     let part = |data: &[u8]| {
         let mut out = Vec::new();
         compress(codec, codec.default_level(), data, &mut out);
         out
     };
-    let (head, block) = (part(&GIANT_RECORD), part(&zeros));
+    let (head, block, tail) = (part(&start_of_giant(zeros)), part(&block), part(&[0]));
     match codec {
         Codec::None => unreachable!("not compressed"),
-        // Members and frames may be repeated as a whole.
-        Codec::Gzip | Codec::Zstd => [head, block.repeat(times)].concat(),
-        // Past the stream's header.
-        Codec::Snappy => [head, block[16..].repeat(times)].concat(),
+        // Members, streams and frames may be repeated as a whole.
+        Codec::Gzip | Codec::Zstd | Codec::Snappy => [head, block.repeat(times), tail].concat(),
         // Past the frame's header, and before its end mark.
         Codec::Lz4 => {
-            let (head, block) = (&head[..head.len() - 4], &block[7..block.len() - 4]);
-            [head, &block.repeat(times), &[0; 4]].concat()
+            let body = |frame: &[u8]| frame[7..frame.len() - 4].to_vec();
+            [&head[..head.len() - 4], &body(&block).repeat(times), &body(&tail), &[0; 4]].concat()
         }
     }
 }
 
+/// However much a batch unpacks to, its check needs little memory and comes in short turns.
 #[test]
-fn bombs_are_capped() {
+fn bombs_are_checked_in_turns() {
+    const ZEROS: u32 = 80 << 20;
+    let append = Append { origin: Origin::Client { produce_version: 12 }, now_ms: NOW, partition: &"t-0" };
     let mut scratch = Scratch::new();
     for codec in COMPRESSED {
-        // 1 GiB where that fits in a few megabytes.
-        let total = match codec {
-            Codec::Snappy => 80 << 20,
-            _ => 1 << 30,
+        let bytes = batch_of_compressed(&bomb(codec, ZEROS), codec, 1);
+        let mut rules = TopicRules { max_message_bytes: 8 << 20, ..TopicRules::default() };
+        let (all, longest) = (Cell::new(0), Cell::new(0));
+        let work = async |bytes: usize| {
+            all.set(all.get() + bytes);
+            longest.set(longest.get().max(bytes));
         };
-        let bytes = batch_of_compressed(&bomb(codec, total), codec, 1);
-        let mut rules = TopicRules { max_message_bytes: usize::MAX, ..TopicRules::default() };
-        let rejected = produce_with(&bytes, &rules, &mut scratch).expect_err("a bomb");
-        assert_eq!(rejected.reason, RejectReason::MessageTooLarge, "{codec:?}");
+        let checked = block_on(validate_in_turns(&bytes, &rules, &append, &mut scratch, &work)).expect("it is right");
+        assert_eq!((&checked.batch[..], checked.record_count), (&bytes[..], 1), "{codec:?}");
+        assert!(all.get() >= ZEROS as usize && longest.get() <= 128 << 10, "{codec:?}: {all:?} {longest:?}");
         assert!(scratch.retained() < 1 << 20, "{codec:?}");
 
+        // The topic wants it compressed otherwise: that too comes out of the stream.
+        let target = if codec == Codec::Zstd { Codec::Gzip } else { Codec::Zstd };
+        rules.compression = Some((target, 1));
+        let checked = produce_with(&bytes, &rules, &mut scratch).expect("it is right");
+        let view = BatchView::parse(&checked.batch).expect("a batch");
+        assert_eq!((view.attributes().codec(), view.crc_ok()), (Some(target), true));
+        assert!(view.total_size() < 1 << 20 && scratch.retained() < 1 << 20, "{codec:?}");
+
         rules.compression = Some((Codec::None, 0));
-        rules.max_decompressed_bytes = 4 << 20;
-        let rejected = produce_with(&bytes, &rules, &mut scratch).expect_err("a bomb");
+        let rejected = produce_with(&bytes, &rules, &mut scratch).expect_err("it is larger than a batch may be");
         assert_eq!(rejected.reason, RejectReason::MessageTooLarge, "{codec:?}");
-        assert!(scratch.retained() < 2 << 20, "{codec:?}");
+        assert!(scratch.retained() < 1 << 20, "{codec:?}");
 
         let mut out = Vec::new();
         let section = &bytes[batch::HEADER_SIZE..];

@@ -33,7 +33,14 @@ fn rules_of_a_batch() {
     assert_eq!(refused(b""), (87, false), "no batch");
     assert_eq!(refused(&good[..good.len() - 1]), (87, false), "a part");
     assert_eq!(refused(&good.repeat(2)), (87, false), "two batches");
-    assert_eq!(refused(&[&good[..], &[0]].concat()), (87, false), "a tail");
+    for (garbage, why) in [(vec![0; 20], "no length"), ([&good[..16], &[3, 0]].concat(), "no magic")] {
+        assert_eq!(refused(&[&good[..], &garbage].concat()), (2, false), "{why}");
+    }
+    // What is too short for another batch is dropped.
+    for torn in [&[0][..], &[0; 11], &good[..16], &good[..good.len() - 1]] {
+        let with_tail = [&good[..], torn].concat();
+        assert_eq!(produce(&with_tail, &rules).expect("one whole batch").batch, good);
+    }
     assert_eq!(refused(&patched(batch::MAGIC_AT, [1])), (87, false));
     assert_eq!(refused(&patched(batch::MAGIC_AT, [3])), (2, false));
     let short = patched(batch::BATCH_LENGTH, 48i32.to_be_bytes());

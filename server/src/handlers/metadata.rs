@@ -6,6 +6,7 @@ use std::rc::Rc;
 use engine::controller::image::{MetadataImage, PartitionState, Topic};
 use engine::controller::request::NewTopic;
 use engine::controller::{ControllerReply, ControllerRequest, topics as topic_rules};
+use engine::io::Pace;
 use engine::protocol::messages::describe_cluster::{
     DescribeClusterBroker, DescribeClusterRequest, DescribeClusterResponse,
 };
@@ -48,7 +49,14 @@ pub async fn metadata(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusa
                 true => make_missing(broker, call, &image, asked).await,
                 false => BTreeMap::new(),
             };
-            asked.iter().map(|asked| authorized_topic(broker, call, &image, asked, &made)).collect()
+            let pace = Pace::new(broker.io());
+            let mut topics = Vec::with_capacity(asked.len());
+            for asked in asked {
+                let topic = authorized_topic(broker, call, &image, asked, &made);
+                pace.spend(1 + topic.partitions.len()).await;
+                topics.push(topic);
+            }
+            topics
         }
     };
     for topic in &mut topics {

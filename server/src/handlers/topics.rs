@@ -10,6 +10,7 @@ use engine::controller::{
     BrokerValues, ConfigEntry, ControllerReply, ControllerRequest, CreatedTopic, DeletedTopic, NewPartitions, NewTopic,
     Refusal as Refused, TopicName,
 };
+use engine::io::Pace;
 use engine::protocol::messages::create_partitions::{
     CreatePartitionsAssignment, CreatePartitionsRequest, CreatePartitionsResponse, CreatePartitionsTopic,
     CreatePartitionsTopicResult,
@@ -34,7 +35,9 @@ pub async fn create(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal>
     let quota = Mutations { call, strict: call.version >= 6, counts: !request.validate_only };
     let may_create_all = allows(broker, call, Operation::Create, Resource::Cluster);
     let (mut refused, mut topics, mut counted) = (Vec::new(), Vec::new(), BTreeMap::new());
+    let pace = Pace::new(broker.io());
     for topic in &request.topics {
+        pace.spend(1).await;
         let partitions = partitions_of(broker, topic);
         let allowed = match may_create_all {
             true => Ok(()),
@@ -176,7 +179,9 @@ pub async fn delete(broker: &Rc<Broker>, call: &Call) -> Result<Answer, Refusal>
         .map(|topic| TopicName { name: topic.name.as_deref().map(str::to_owned), id: topic.topic_id });
     let quota = Mutations { call, strict: call.version >= 5, counts: true };
     let (mut refused, mut topics) = (Vec::new(), Vec::new());
+    let pace = Pace::new(broker.io());
     for topic in by_name.chain(by_either) {
+        pace.spend(1).await;
         match may_delete(broker, call, &topic) {
             Err(deleted) => refused.push(deleted),
             Ok(partitions) => match quota.take(request.timeout_ms, partitions) {
@@ -229,7 +234,9 @@ pub async fn create_partitions(broker: &Rc<Broker>, call: &Call) -> Result<Answe
     let request: CreatePartitionsRequest<'_> = call.decode()?;
     let quota = Mutations { call, strict: call.version >= 3, counts: !request.validate_only };
     let (mut refused, mut topics, mut counted) = (Vec::new(), Vec::new(), BTreeMap::new());
+    let pace = Pace::new(broker.io());
     for topic in &request.topics {
+        pace.spend(1).await;
         let allowed = authorize(broker, call, Operation::Alter, Resource::Topic(&topic.name));
         let partitions = added_partitions(broker, topic);
         let allowed = allowed.map_err(|error| Refused::new(error, sentence(error)));

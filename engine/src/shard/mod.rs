@@ -347,20 +347,24 @@ impl Shard {
         part: &message::ProducePart,
         batch: Validated<'_>,
     ) -> Appended {
-        if !self.journal.has_room(batch.batch.len()) && !self.wait_for_room(batch.batch.len(), produce.deadline).await {
-            return (self.refuse_for_now(part, ErrorCode::RequestTimedOut), None);
-        }
-        if !self.wait_for_memory(produce.deadline).await {
-            return (self.refuse_for_now(part, ErrorCode::RequestTimedOut), None);
-        }
-        if !self.wait_for_direct_room(part.id, produce.deadline).await {
-            return (self.refuse_for_now(part, ErrorCode::RequestTimedOut), None);
+        let size = batch.batch.len();
+        loop {
+            let has_all = (self.journal.has_room(size) || self.wait_for_room(size, produce.deadline).await)
+                && self.wait_for_memory(produce.deadline).await
+                && self.wait_for_direct_room(part.id, produce.deadline).await;
+            if !has_all {
+                return (self.refuse_for_now(part, ErrorCode::RequestTimedOut), None);
+            }
+            // The queue and the slow lane may have waited for the same room.
+            if self.journal.has_room(size) {
+                break;
+            }
         }
         let mut partitions = self.partitions.borrow_mut();
         let Some(partition) = partitions.get_mut(&part.id) else {
             return (Produced::refused(ErrorCode::NotLeaderOrFollower), None);
         };
-        if batch.batch.len() >= self.past_journal && self.may_have_extents() {
+        if size >= self.past_journal && self.may_have_extents() {
             self.open_direct(&partition.log);
         }
         match partition.append(&self.journal, &batch, part.guard) {

@@ -5,7 +5,7 @@
 //! Kafka's `ReplicationControlManager`.
 
 use super::image::{MetadataImage, PartitionState};
-use super::request::Refusal;
+use super::request::{Refusal, shown};
 use crate::protocol::ErrorCode;
 
 /// Which replica shall lead.
@@ -35,7 +35,7 @@ impl ElectionType {
 pub fn elect(image: &MetadataImage, kind: ElectionType, topic: &str, partition: i32) -> Result<(), Refusal> {
     let unknown = |what: String| Refusal::new(ErrorCode::UnknownTopicOrPartition, what);
     if image.topic(topic).is_none() {
-        return Err(unknown(format!("No such topic as {topic}")));
+        return Err(unknown(format!("No such topic as {}", shown(topic))));
     }
     let state = state_of(image, topic, partition)
         .ok_or_else(|| unknown(format!("No such partition as {topic}-{partition}")))?;
@@ -62,7 +62,7 @@ pub fn reassign(
 ) -> Result<(), Refusal> {
     let unknown = |what: String| Refusal::new(ErrorCode::UnknownTopicOrPartition, what);
     if image.topic(topic).is_none() {
-        return Err(unknown(format!("Unable to find a topic named {topic}.")));
+        return Err(unknown(format!("Unable to find a topic named {}.", shown(topic))));
     }
     let state = state_of(image, topic, partition)
         .ok_or_else(|| unknown(format!("Unable to find partition {topic}:{partition}.")))?;

@@ -10,7 +10,7 @@ use super::Context;
 use super::broker_configs::{MIN_INSYNC_REPLICAS, Settings};
 use super::image::MetadataImage;
 use super::records::MetadataRecord;
-use super::request::Refusal;
+use super::request::{Refusal, shown};
 use crate::protocol::ErrorCode;
 
 /// Whether replicas that have all that was acknowledged are known when they are not in sync (KIP-966), from level 1
@@ -129,7 +129,7 @@ pub(super) fn min_insync_replicas(image: &MetadataImage, settings: &Settings) ->
 fn check(update: &FeatureUpdate, current: i16, node_id: i32) -> Result<(), Refusal> {
     let FeatureUpdate { name, level, upgrade_type } = update;
     let invalid = |why: &str| {
-        let why = format!("Invalid update version {level} for feature {name}. {why}");
+        let why = format!("Invalid update version {level} for feature {}. {why}", shown(name));
         Err(Refusal::new(ErrorCode::InvalidUpdateVersion, why))
     };
     if name == STREAMS_VERSION && *level == 0 {

@@ -314,6 +314,12 @@ impl ControllerRequest {
     }
 }
 
+/// As much of a name as a message repeats, which is every name that there can be. One may be 32 KiB long and be
+/// answered a million times.
+pub(super) fn shown(name: &str) -> &str {
+    &name[..name.floor_char_boundary(super::topics::MAX_NAME_BYTES)]
+}
+
 /// How often each key occurs.
 pub(super) fn occurrences<K: Ord>(keys: impl Iterator<Item = K>) -> BTreeMap<K, usize> {
     let mut counts = BTreeMap::new();

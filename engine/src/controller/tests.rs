@@ -508,3 +508,21 @@ fn how_many_replicas_must_be_in_sync_is_the_clusters_matter() {
     assert_eq!(in_force(&cluster).as_deref(), Some("2"));
     assert!(!cluster.controller.image().broker_configs.values().any(|configs| configs.contains_key(name)));
 }
+
+#[test]
+fn a_refusal_repeats_no_more_of_a_name_than_there_can_be() {
+    let name = "ü".repeat(16_000);
+    let update = FeatureUpdate { name: name.clone(), level: 1, upgrade_type: 1 };
+    let request = ControllerRequest::UpdateFeatures { updates: vec![update], validate_only: false };
+    let ControllerReply::UpdateFeatures(refused) = Cluster::new(&[]).handle(request) else { panic!("another answer") };
+    let image = MetadataImage::default();
+    let refusals = [
+        refused,
+        elections::elect(&image, elections::ElectionType::Preferred, &name, 0),
+        elections::reassign(&image, &[1], &name, 0, None, false),
+    ];
+    for refused in refusals {
+        let message = refused.expect_err("there is no such thing").message.expect("a sentence");
+        assert!(message.contains("üüü") && message.len() < 400, "{message}");
+    }
+}

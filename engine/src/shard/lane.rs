@@ -205,7 +205,7 @@ impl Shard {
 
     /// What a batch must keep to, or why there is nothing to check.
     fn rules_for(&self, part: &ProducePart) -> Result<Rules, Produced> {
-        if self.disk_full.get() || self.failure.is_set() || self.stopping.get() {
+        if !self.takes_appends() {
             return Err(self.refuse_for_now(part, ErrorCode::KafkaStorageError));
         }
         match self.partitions.borrow().get(&part.id) {

@@ -446,7 +446,7 @@ impl Shard {
     }
 
     /// Whether anything may be appended: the disk has room and works, and the shard is not being stopped.
-    fn takes_appends(&self) -> bool {
+    pub(super) fn takes_appends(&self) -> bool {
         !self.disk_full.get() && !self.failure.is_set() && !self.stopping.get()
     }
 

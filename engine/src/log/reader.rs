@@ -20,10 +20,9 @@ use super::segment::{self, Segment};
 use super::tail::Taken;
 use super::transaction_index::{self, AbortedTransaction};
 use crate::io::buffer::{BLOCK, round_up};
-use crate::io::{File, Io, OpenMode};
+use crate::io::{BYTES_PER_COST, File, Io, OpenMode, Pace};
 use crate::limits::{CACHED_INDEXES, DISK_READ_BYTES};
 use crate::record::batch::BatchView;
-use crate::record::validate::DEFAULT_MAX_DECOMPRESSED_BYTES;
 use crate::record::{Scratch, TimestampType};
 
 /// What a read found.
@@ -306,6 +305,7 @@ pub async fn find_by_time(
     };
     let mut offset = log.borrow().log_start_offset();
     let start = offset;
+    let pace = Pace::new(io);
     loop {
         let Some(from) = next_candidate(io, log, opened, offset, target).await? else { return Ok(None) };
         let Found::Batches(chunks) = read(io, log, opened, from, end_offset, 1, true).await? else {
@@ -314,7 +314,7 @@ pub async fn find_by_time(
         };
         let Some(bytes) = chunks.first() else { return Ok(None) };
         for batch in crate::record::batch::batches(bytes).flatten() {
-            if let Some(found) = first_in_batch(&batch, target, start, scratch) {
+            if let Some(found) = first_in_batch(&batch, target, start, scratch, &pace).await {
                 return Ok(Some(found));
             }
             offset = batch.last_offset() + 1;
@@ -369,7 +369,13 @@ async fn next_candidate(
     }
 }
 
-fn first_in_batch(batch: &BatchView<'_>, target: i64, start: i64, scratch: &mut Scratch) -> Option<TimedOffset> {
+async fn first_in_batch(
+    batch: &BatchView<'_>,
+    target: i64,
+    start: i64,
+    scratch: &mut Scratch,
+    pace: &Pace,
+) -> Option<TimedOffset> {
     if batch.max_timestamp() < target {
         return None;
     }
@@ -381,11 +387,8 @@ fn first_in_batch(batch: &BatchView<'_>, target: i64, start: i64, scratch: &mut 
             leader_epoch,
         });
     }
-    let mut plain = Vec::new();
-    let records = batch.records(scratch, &mut plain, DEFAULT_MAX_DECOMPRESSED_BYTES).ok()?;
-    records.flatten().find_map(|record| {
-        let (timestamp, offset) =
-            (batch.base_timestamp() + record.timestamp_delta, batch.base_offset() + i64::from(record.offset_delta));
-        (timestamp >= target && offset >= start).then_some(TimedOffset { timestamp, offset, leader_epoch })
-    })
+    let wanted = |timestamp, offset| timestamp >= target && offset >= start;
+    let work = async |bytes: usize| pace.spend(bytes.div_ceil(BYTES_PER_COST)).await;
+    let (timestamp, offset) = batch.first_record(scratch, wanted, &work).await?;
+    Some(TimedOffset { timestamp, offset, leader_epoch })
 }

@@ -21,7 +21,7 @@ use thiserror::Error;
 
 use super::compression::{self, Codec, CompressionError, Scratch};
 use super::crc::concatenated;
-use super::record::Records;
+use super::record::{Records, next_record};
 
 /// Bytes of a batch before its records.
 pub const HEADER_SIZE: usize = 61;
@@ -308,6 +308,29 @@ impl<'a> BatchView<'a> {
             }
         };
         Ok(Records::new(section, self.record_count()))
+    }
+
+    /// (timestamp, offset) of the first record for which these are wanted. However much the batch unpacks to, it is
+    /// searched through a window of memory, and in turns: `work` is told how many bytes have been worked on since it was
+    /// told last, and may take its time. What cannot be read has no such record.
+    pub async fn first_record(
+        &self,
+        scratch: &mut Scratch,
+        wanted: impl Fn(i64, i64) -> bool,
+        work: &impl AsyncFn(usize),
+    ) -> Option<(i64, i64)> {
+        let codec = self.attributes().codec()?;
+        let mut stream = scratch.stream(codec, self.records_section(), usize::MAX, None).ok()?;
+        let mut told = 0;
+        for _ in 0..self.record_count() {
+            let record = next_record(&mut stream, &mut told, work).await.ok()?;
+            let timestamp = self.base_timestamp().wrapping_add(record.timestamp_delta);
+            let offset = self.base_offset().wrapping_add(i64::from(record.offset_delta));
+            if wanted(timestamp, offset) {
+                return Some((timestamp, offset));
+            }
+        }
+        None
     }
 }
 

@@ -201,13 +201,13 @@ pub(super) fn read_record<S: Source>(source: &mut S) -> Result<Parsed<S::Bytes>,
 }
 
 /// Reads a record's length; gives the position of its end.
-pub(super) fn read_end<S: Source>(source: &mut S) -> Result<u64, S::Error> {
+fn read_end<S: Source>(source: &mut S) -> Result<u64, S::Error> {
     let length = u64::try_from(source.varint()?).map_err(|_| Malformed::FieldLength)?;
     Ok(source.position() + length)
 }
 
 /// Reads what follows a record's length.
-pub(super) fn read_fields<S: Source>(source: &mut S, end: u64) -> Result<Parsed<S::Bytes>, S::Error> {
+fn read_fields<S: Source>(source: &mut S, end: u64) -> Result<Parsed<S::Bytes>, S::Error> {
     let attributes = source.byte()? as i8;
     let timestamp_delta = source.varlong()?;
     let offset_delta = source.varint()?;
@@ -242,13 +242,32 @@ fn check_header_count(count: i32, headers_at: u64, end: u64) -> Result<(), Malfo
     }
 }
 
-/// As [`read_fields`] for a stream, which has none of a record's bytes, in turns: a single record may be as large as
-/// what hostile bytes unpack to.
-pub(super) async fn pass_fields(
+/// A record of at most so many bytes is read in one turn.
+const SHORT_RECORD: u64 = 64 * 1024;
+
+/// Reads the next record of a stream, in turns; `told` is how far `work` knows already.
+pub(super) async fn next_record(
     stream: &mut Stream<'_>,
-    end: u64,
+    told: &mut u64,
     work: &impl AsyncFn(usize),
 ) -> Result<Parsed<()>, StreamError> {
+    let passed = stream.position() - *told;
+    if passed >= SHORT_RECORD {
+        work(passed as usize).await;
+        *told += passed;
+    }
+    let end = read_end(stream)?;
+    if end - stream.position() <= SHORT_RECORD {
+        return read_fields(stream, end);
+    }
+    let record = pass_fields(stream, end, work).await?;
+    *told = stream.position();
+    Ok(record)
+}
+
+/// As [`read_fields`] for a stream, which has none of a record's bytes, in turns: a single record may be as large as
+/// what hostile bytes unpack to.
+async fn pass_fields(stream: &mut Stream<'_>, end: u64, work: &impl AsyncFn(usize)) -> Result<Parsed<()>, StreamError> {
     let attributes = stream.byte()? as i8;
     let timestamp_delta = stream.varlong()?;
     let offset_delta = stream.varint()?;

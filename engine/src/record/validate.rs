@@ -20,7 +20,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::batch::{self, BatchError, BatchView, HEADER_SIZE, NO_PRODUCER_ID, NO_TIMESTAMP, TimestampType};
 use super::compression::{Codec, CompressionError, Encoder, Scratch, Stream, StreamError};
-use super::record::{Parsed, SliceSource, Source, pass_fields, read_end, read_fields, read_record};
+use super::record::{Parsed, SliceSource, Source, next_record, read_record};
 
 /// First Produce version that may carry zstd (KIP-110).
 const FIRST_VERSION_WITH_ZSTD: i16 = 7;
@@ -31,9 +31,6 @@ pub const MAX_RECORD_ERRORS: usize = 100;
 
 /// Bytes that one batch gives at most where all of it is unpacked at once: what is validated never is.
 pub const DEFAULT_MAX_DECOMPRESSED_BYTES: usize = 64 * 1024 * 1024;
-
-/// A record of at most so many bytes is read in one turn.
-const SHORT_RECORD: u64 = 64 * 1024;
 
 /// The topic configs that decide about a produced batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -549,20 +546,7 @@ impl<'r> Walk<'r> {
     async fn stream(&mut self, stream: &mut Stream<'_>, work: &impl AsyncFn(usize)) -> Result<(), Rejected> {
         let mut told = 0;
         for index in 0..self.count {
-            let passed = stream.position();
-            if passed - told >= SHORT_RECORD {
-                work((passed - told) as usize).await;
-                told = passed;
-            }
-            let end = read_end(stream).map_err(Rejected::from)?;
-            let record = match end - stream.position() {
-                ..=SHORT_RECORD => read_fields(stream, end)?,
-                _ => {
-                    let record = pass_fields(stream, end, work).await?;
-                    told = stream.position();
-                    record
-                }
-            };
+            let record = next_record(stream, &mut told, work).await?;
             self.record(index, &record);
         }
         work((stream.position() - told) as usize).await;

@@ -1,5 +1,6 @@
 //! Every codec round trips, through validation and through recompression.
 
+use futures_lite::future::block_on;
 use proptest::collection::vec;
 use proptest::option::of;
 use proptest::prelude::*;
@@ -166,4 +167,30 @@ fn what_follows_compressed_data() {
         let rejected = produce(&bytes, &TopicRules::default()).expect_err("no reader but Java's passes over it");
         assert_eq!(rejected.reason.code(), 87, "{codec:?}");
     }
+}
+
+/// A search finds what reading all records finds, also where more unpacks than is ever read at once.
+#[test]
+fn records_are_found_in_turns() {
+    let (mut scratch, nobody_waits) = (Scratch::new(), async |_: usize| {});
+    for codec in Codec::ALL {
+        let bytes = sample(codec).finish();
+        let batch = BatchView::parse(&bytes).expect("a batch");
+        for (from_time, from_offset, found) in [
+            (NOW - 5, 0, Some((NOW - 5, 0))),
+            (NOW - 4, 0, Some((NOW, 1))),
+            (NOW - 9, 2, Some((NOW - 9, 2))),
+            (NOW + 1, 0, None),
+        ] {
+            let wanted = |timestamp, offset| timestamp >= from_time && offset >= from_offset;
+            assert_eq!(block_on(batch.first_record(&mut scratch, wanted, &nobody_waits)), found, "{codec:?}");
+        }
+    }
+    let mut large = BatchBuilder::new().codec(Codec::Zstd);
+    large.append(NOW, None, Some(&vec![0; 65 << 20]), &[]);
+    large.append(NOW + 1, None, None, &[]);
+    let bytes = large.finish();
+    let batch = BatchView::parse(&bytes).expect("a batch");
+    let found = block_on(batch.first_record(&mut scratch, |timestamp, _| timestamp > NOW, &nobody_waits));
+    assert_eq!(found, Some((NOW + 1, 1)));
 }

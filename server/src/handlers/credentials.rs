@@ -1,6 +1,6 @@
 //! SCRAM credentials, and delegation tokens, which a plain listener refuses.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use engine::controller::scram::{SaltedPassword, ScramAlteration};
@@ -46,13 +46,15 @@ pub fn describe_scram(broker: &Broker, call: &Call) -> Result<Answer, Refusal> {
     }
     let image = broker.image();
     let asked = request.users.as_ref().filter(|users| !users.is_empty());
-    let names: Vec<&str> = match asked {
-        Some(users) => users.iter().map(|user| &*user.name).collect(),
-        None => image.scram.keys().map(String::as_str).collect(),
-    };
-    let distinct: BTreeSet<&str> = names.iter().copied().collect();
-    let results = distinct.into_iter().map(|user| {
-        let twice = names.iter().filter(|other| **other == user).count() > 1;
+    // Each user, and whether it is named more than once.
+    let mut names: BTreeMap<&str, bool> = BTreeMap::new();
+    match asked {
+        Some(users) => users.iter().for_each(|user| {
+            names.entry(&user.name).and_modify(|twice| *twice = true).or_insert(false);
+        }),
+        None => names.extend(image.scram.keys().map(|name| (name.as_str(), false))),
+    }
+    let results = names.into_iter().map(|(user, twice)| {
         let refuse = |error: ErrorCode, why: String| DescribeUserScramCredentialsResult {
             user: Str::Borrowed(user),
             error_code: error.code(),

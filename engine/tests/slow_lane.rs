@@ -72,6 +72,8 @@ fn what_unpacks_to_much_is_overtaken_but_not_by_its_own_connection() {
             settings: Settings::new(1, BTreeMap::new()).expect("the defaults are valid"),
             accept_loss: false,
             past_journal_bytes: None,
+            snapshot_after_bytes: None,
+            descriptors: None,
         });
         let mut mailboxes: Vec<_> = node_mailboxes(&config).into_iter().map(Some).collect();
         let ready: Rc<RefCell<Option<Core>>> = Rc::default();

@@ -139,7 +139,8 @@ impl Complaints {
             return;
         }
         self.said = Some(now);
-        tracing::warn!(times_unsaid = std::mem::take(&mut self.unsaid), "{}", what());
+        let (what, times_unsaid) = (what(), std::mem::take(&mut self.unsaid));
+        tracing::warn!(times_unsaid, "{what}");
     }
 }
 

@@ -40,7 +40,8 @@ fn distinct<T: Ord>(all: &[T]) -> usize {
 
 /// Has a client ask a broker; no core is held for longer than two turns.
 fn ask<F: Future<Output = ()> + 'static>(make: impl FnOnce(Client) -> F + 'static) {
-    let bench = Bench::new(1, &[]);
+    // A share session of sixty thousand partitions wants its memory.
+    let bench = Bench::with_memory(1, 4 << 30, &[]);
     bench.ask(|io, address| async move { make(Client::connect(&io, address, "test").await).await });
     let turn = bench.longest_turn();
     assert!(turn <= 2 * TURN, "a core was held for {turn}");

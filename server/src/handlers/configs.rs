@@ -1,6 +1,6 @@
 //! DescribeConfigs, AlterConfigs, IncrementalAlterConfigs and ListConfigResources.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use engine::controller::config_docs;
@@ -36,10 +36,14 @@ pub async fn describe(broker: &Broker, call: &Call) -> Result<Answer, Refusal> {
     let pace = Pace::new(broker.io());
     let mut described = Vec::with_capacity(request.resources.len());
     for asked in &request.resources {
-        pace.spend(DESCRIBE_COST + asked.configuration_keys.as_ref().map_or(0, Vec::len)).await;
+        pace.spend(DESCRIBE_COST).await;
         let resource = ConfigResource::from_wire(asked.resource_type, asked.resource_name.to_string());
         let allowed = may(broker, call, Operation::DescribeConfigs, &resource);
-        described.push(allowed.and_then(|()| describe_resource(&image, broker.settings(), &resource)));
+        let entries = allowed.and_then(|()| describe_resource(&image, broker.settings(), &resource));
+        described.push(match entries {
+            Ok(entries) => Ok(asked_for(asked, entries, &pace).await),
+            Err(refused) => Err(refused),
+        });
     }
     let results = request.resources.iter().zip(&described).map(|(asked, described)| {
         let mut result = DescribeConfigsResult {
@@ -50,7 +54,8 @@ pub async fn describe(broker: &Broker, call: &Call) -> Result<Answer, Refusal> {
         };
         match described {
             Ok(entries) => {
-                result.configs = shown(asked, entries, request.include_synonyms, request.include_documentation)
+                let shown = |entry| shown_entry(entry, request.include_synonyms, request.include_documentation);
+                result.configs = entries.iter().map(shown).collect();
             }
             Err(refused) => {
                 result.error_code = refused.error.code();
@@ -63,16 +68,16 @@ pub async fn describe(broker: &Broker, call: &Call) -> Result<Answer, Refusal> {
 }
 
 /// The entries that are asked for: all if none is named.
-fn shown<'a>(
-    asked: &DescribeConfigsResource<'_>,
-    entries: &'a [ConfigEntry],
-    synonyms: bool,
-    documentation: bool,
-) -> Vec<DescribeConfigsResourceResult<'a>> {
-    let keys = asked.configuration_keys.as_deref().filter(|keys| !keys.is_empty());
-    let keys = keys.map(|keys| keys.iter().map(|key| &**key).collect::<BTreeSet<&str>>());
-    let is_asked = |entry: &&ConfigEntry| keys.as_ref().is_none_or(|keys| keys.contains(&*entry.name));
-    entries.iter().filter(is_asked).map(|entry| shown_entry(entry, synonyms, documentation)).collect()
+async fn asked_for(asked: &DescribeConfigsResource<'_>, entries: Vec<ConfigEntry>, pace: &Pace) -> Vec<ConfigEntry> {
+    let Some(keys) = asked.configuration_keys.as_deref().filter(|keys| !keys.is_empty()) else { return entries };
+    let mut entries: BTreeMap<String, ConfigEntry> =
+        entries.into_iter().map(|entry| (entry.name.to_string(), entry)).collect();
+    let mut named = Vec::new();
+    for key in keys {
+        pace.spend(1).await;
+        named.extend(entries.remove(&**key));
+    }
+    named
 }
 
 fn shown_entry(entry: &ConfigEntry, synonyms: bool, documentation: bool) -> DescribeConfigsResourceResult<'_> {

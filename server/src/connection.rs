@@ -531,8 +531,8 @@ impl Reader<'_> {
 /// Requests of one class wait for memory behind their like only.
 fn class_of(size: usize) -> accounts::Class {
     match size {
-        ..=limits::SMALL_REQUEST => accounts::Class::ReceivedSmall,
-        ..=limits::LARGE_REQUEST => accounts::Class::Received,
+        _ if size <= limits::SMALL_REQUEST => accounts::Class::ReceivedSmall,
+        _ if size <= limits::LARGE_REQUEST => accounts::Class::Received,
         _ => accounts::Class::ReceivedLarge,
     }
 }

@@ -358,7 +358,7 @@ mod tests {
         for key in [PRODUCER_BYTE_RATE, CONSUMER_BYTE_RATE, REQUEST_PERCENTAGE, CONTROLLER_MUTATION_RATE] {
             check(&alteration(user, key, 0.0)).expect_err("a quota of 0 would stop its clients");
             check(&alteration(user, key, 1e-9)).expect("as near to a whole number as Kafka wants it");
-            check(&alteration(user, key, 1000.000_000_1)).expect("as near to a whole number as Kafka wants it");
+            check(&alteration(user, key, 1_000.000_000_1)).expect("as near to a whole number as Kafka wants it");
         }
         check(&alteration(ip, CONNECTION_CREATION_RATE, 0.0)).expect_err("a quota of 0 would stop its clients");
         check(&alteration(user, REQUEST_PERCENTAGE, 12.5)).expect("a right quota");

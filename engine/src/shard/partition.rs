@@ -106,7 +106,6 @@ fn rules(config: &TopicConfig, largest_batch: usize) -> TopicRules {
         max_message_bytes: (config.max_message_bytes.max(0) as usize).min(largest_batch),
         segment_bytes: config.segment_bytes.max(0) as usize,
         compacted: config.compact,
-        ..TopicRules::default()
     }
 }
 

@@ -93,7 +93,7 @@ fn a_quota_of_nothing_is_refused_and_almost_whole_numbers_are_taken() {
             let why = format!("Quota {key} must be greater than 0");
             let refused = &refused.entries[0];
             assert_eq!((refused.error_code, refused.error_message.as_deref()), (E::InvalidRequest.code(), Some(&*why)));
-            assert_eq!(client.ask(&quota("user", Some("u"), key, 1000.000_000_001), 1).await.entries[0].error_code, 0);
+            assert_eq!(client.ask(&quota("user", Some("u"), key, 1_000.000_000_001), 1).await.entries[0].error_code, 0);
         }
     });
 }

@@ -57,13 +57,16 @@ pub(crate) enum Step {
     Restart(Option<CrashKind>, usize),
 }
 
+/// Values by offset.
+type Values = BTreeMap<i64, u64>;
+
 /// What was acknowledged.
 #[derive(Default)]
 pub(crate) struct Known {
     pub(crate) topics: RefCell<Vec<Topic>>,
     deleted: RefCell<Vec<Topic>>,
     /// By topic, partition and offset.
-    values: RefCell<BTreeMap<([u8; 16], i32), BTreeMap<i64, u64>>>,
+    values: RefCell<BTreeMap<([u8; 16], i32), Values>>,
     starts: RefCell<BTreeMap<[u8; 16], i64>>,
     commits: RefCell<BTreeMap<[u8; 16], i64>>,
     next_value: Cell<u64>,
@@ -153,11 +156,11 @@ impl Caller {
             let request = CreateTopicsRequest { topics: vec![topic], timeout_ms: 5_000, validate_only: false };
             let Some(answer) = self.ask(&request, 7).await else { continue };
             let made = answer.message::<CreateTopicsResponse<'_>>().topics[0].error_code;
-            if matches!(error(made), ErrorCode::None | ErrorCode::TopicAlreadyExists) {
-                if let Some(found) = self.list().await.into_iter().find(|topic| topic.name == name) {
-                    known.topics.borrow_mut().push(found);
-                    return;
-                }
+            if matches!(error(made), ErrorCode::None | ErrorCode::TopicAlreadyExists)
+                && let Some(found) = self.list().await.into_iter().find(|topic| topic.name == name)
+            {
+                known.topics.borrow_mut().push(found);
+                return;
             }
             self.pause().await;
         }

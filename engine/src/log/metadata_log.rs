@@ -248,19 +248,24 @@ impl MetadataLog {
 
     /// Makes room up to `end`, in steps, and for one step more: on a full disk topics can then still be deleted.
     async fn grow(&mut self, end: u64) -> io::Result<()> {
-        let wanted = (end + GROWTH_BYTES).next_multiple_of(GROWTH_BYTES);
-        if wanted <= self.allocated {
+        match self.allocate((end + GROWTH_BYTES).next_multiple_of(GROWTH_BYTES)).await {
+            Err(error) if DiskFault::lack(&error).is_some() => self.allocate(end.next_multiple_of(GROWTH_BYTES)).await,
+            result => result,
+        }
+    }
+
+    async fn allocate(&mut self, end: u64) -> io::Result<()> {
+        if end <= self.allocated {
             return Ok(());
         }
         for file in &self.files {
-            match file.allocate(self.allocated, wanted - self.allocated).await {
+            match file.allocate(self.allocated, end - self.allocated).await {
                 // Not every filesystem can; then the write itself makes the room.
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
-                Err(error) if DiskFault::lack(&error).is_some() && end <= self.allocated => return Ok(()),
                 result => result?,
             }
         }
-        self.allocated = wanted;
+        self.allocated = end;
         Ok(())
     }
 

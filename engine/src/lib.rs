@@ -30,3 +30,4 @@ pub mod protocol;
 pub mod record;
 pub mod replication;
 pub mod shard;
+pub mod stats;

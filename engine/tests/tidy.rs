@@ -1,4 +1,4 @@
-//! What no compiler checks: the direction of the layers, and that the README speaks of files that exist.
+//! What no compiler checks: the direction of the layers, where sockets and threads may be made, and that the README speaks of files that exist.
 
 use std::path::{Path, PathBuf};
 
@@ -44,6 +44,25 @@ fn layers_point_one_way() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Where sockets and threads of the standard library may be used: in the backend of Io, and where the metrics are served,
+/// on a thread beside the cores.
+const BESIDE_IO: [&str; 3] = ["engine/src/io/ring", "engine/src/io/uring", "server/src/metrics.rs"];
+
+#[test]
+fn only_the_metrics_go_round_io() {
+    let mut wrong = Vec::new();
+    for file in ["engine/src", "server/src"].into_iter().flat_map(|folder| sources(&root().join(folder))) {
+        let text = std::fs::read_to_string(&file).expect("a source file");
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let path = file.strip_prefix(root()).expect("it is below the root");
+        let uses = ["TcpListener", "TcpStream", "UdpSocket", "thread::Builder", "spawn_beside("];
+        if !BESIDE_IO.iter().any(|allowed| path.starts_with(allowed)) && uses.iter().any(|used| code.contains(used)) {
+            wrong.push(path.display().to_string());
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
 }
 
 #[test]

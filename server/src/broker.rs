@@ -21,12 +21,13 @@ use engine::limits::{OWN_DESCRIPTORS, log_descriptors};
 use engine::replication::fetch_session::FetchSessions;
 use engine::replication::share_session::ShareSessions;
 use engine::shard::{Core, Message, NodeConfig};
+use engine::stats::CoreStats;
 use futures_lite::future;
 
 use crate::authorizer::Authorizer;
 use crate::connection::{self, Connections};
 use crate::quota::{Accounts, QuotaManager};
-use crate::{limits, listener};
+use crate::{figures, limits, listener};
 
 /// What the node is told at its start; the cores share it.
 #[derive(Debug)]
@@ -56,6 +57,8 @@ pub struct Shared {
     pub stopped: AtomicBool,
     /// What clients under a quota have used.
     pub accounts: Arc<Mutex<Accounts>>,
+    /// What each core counts, in the order of their starts.
+    pub stats: Mutex<Vec<Arc<CoreStats>>>,
 }
 
 impl BrokerConfig {
@@ -222,6 +225,7 @@ pub async fn run_core(
     config: Arc<BrokerConfig>,
     ready: impl FnOnce(&str, SocketAddr),
 ) -> Result<(), Failure> {
+    figures::keep_heart(&io, &config.shared);
     let core = engine::shard::start(io, mailbox, config.node.clone()).await?;
     let work = async {
         match core.io().core() {
@@ -245,6 +249,7 @@ async fn serve(
     let broker = Broker::new(core, config.clone());
     broker.io().spawn(Class::Foreground, connection::janitor(broker.clone()));
     broker.io().spawn(Class::Foreground, take_connections(broker.clone()));
+    broker.io().spawn(Class::Foreground, figures::publish(broker.clone()));
     if !first {
         wait_for(&broker.core, &shared.stopping).await;
         close(&broker);

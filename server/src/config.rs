@@ -79,6 +79,9 @@ pub struct Serve {
     /// Microseconds that a core looks for work before it sleeps: lower latency for more processor time [default: 0]
     #[arg(long, value_name = "N")]
     spin_us: Option<u64>,
+    /// Serve figures as Prometheus' text on /metrics, and /ready and /live; off: do not [default: 127.0.0.1:9644, if free]
+    #[arg(long, value_name = "HOST:PORT|off")]
+    metrics: Option<String>,
     /// File with flags and with settings under Kafka's names, as TOML
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -116,12 +119,24 @@ pub struct Settings {
     pub past_journal_bytes: Option<usize>,
     /// How long a core looks for work before it sleeps.
     pub spin: std::time::Duration,
+    /// Where to serve metrics; `None` for nowhere.
+    pub metrics: Option<MetricsAddress>,
     /// Whether partitions that lost records to the disk take writes again.
     pub accept_loss: bool,
     /// Broker settings under Kafka's names.
     pub broker_configs: BTreeMap<String, String>,
 }
 
+/// Where metrics are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MetricsAddress {
+    /// The address; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// Whether nobody has named it, so that the broker does without if it is taken.
+    pub is_default: bool,
+}
+
+const DEFAULT_METRICS: &str = "127.0.0.1:9644";
 const DEFAULT_DATA_DIR: &str = "./corelog-data";
 const DEFAULT_LISTEN: &str = "127.0.0.1:9092";
 
@@ -210,6 +225,13 @@ impl Serve {
                 None | Some("off") => None,
                 Some(_) => size("past-journal", &self.past_journal)?.map(|bytes| bytes as usize),
             },
+            metrics: match self.metrics.as_deref() {
+                Some("off") => None,
+                given => Some(MetricsAddress {
+                    address: resolve(given.unwrap_or(DEFAULT_METRICS))?,
+                    is_default: given.is_none(),
+                }),
+            },
             spin: std::time::Duration::from_micros(self.spin_us.unwrap_or(0)),
             data_dir: self.data_dir.unwrap_or_else(|| DEFAULT_DATA_DIR.into()),
             accept_loss: self.accept_loss,
@@ -231,6 +253,7 @@ impl Serve {
         fill(&mut self.memory, take("memory"));
         fill(&mut self.journal, take("journal"));
         fill(&mut self.past_journal, take("past-journal"));
+        fill(&mut self.metrics, take("metrics"));
         let node_id = take("node-id").map(|text| number("node-id", text)).transpose()?;
         fill(&mut self.node_id, node_id.map(|id: i64| i32::try_from(id).unwrap_or(-1)));
         let spin_us = take("spin-us").map(|text| number("spin-us", text)).transpose()?;
@@ -382,6 +405,11 @@ mod tests {
         assert_eq!(defaults.listen, "127.0.0.1:9092".parse().expect("an address"));
         assert_eq!(defaults.advertise, ("127.0.0.1".to_owned(), 9092));
         assert_eq!((defaults.node_id, defaults.cores), (1, None));
+        let metrics = |flags: &[&str]| settings(flags, Some("metrics = \"127.0.0.1:2\"")).expect("an address").metrics;
+        let at = |port, is_default| Some(MetricsAddress { address: ([127, 0, 0, 1], port).into(), is_default });
+        assert_eq!(defaults.metrics, at(9644, true));
+        assert_eq!((metrics(&[]), metrics(&["--metrics", "127.0.0.1:3"])), (at(2, false), at(3, false)));
+        assert_eq!(metrics(&["--metrics", "off"]), None);
         let numbered = settings(&["--set", "broker.id=0", "--set", "node.id=0"], None).expect("Kafka's names");
         assert_eq!((numbered.node_id, numbered.broker_configs.is_empty()), (0, true));
     }
@@ -402,6 +430,7 @@ mod tests {
         assert!(refused(&["--listen", "0.0.0.0:9092"]).contains("--insecure"));
         assert!(refused(&["--listen", "0.0.0.0:9092", "--insecure"]).contains("--advertise"));
         assert!(refused(&["--listen", "nonsense"]).contains("HOST:PORT"));
+        assert!(refused(&["--metrics", "on"]).contains("HOST:PORT"));
         assert!(refused(&["--set", "num.partitions"]).contains("KEY=VALUE"));
         assert!(refused(&["--set", "listeners=PLAINTEXT://:9093"]).contains("--listen"));
         assert!(refused(&["--set", "node.id=one"]).contains("not a number"));

@@ -24,6 +24,7 @@ use futures_lite::future;
 use crate::authorizer::Client;
 use crate::broker::Broker;
 use crate::dispatch::{self, Answer, Call, Overlap, Pending, Refusal};
+use crate::figures;
 use crate::handlers;
 use crate::limits;
 
@@ -103,7 +104,7 @@ struct Started {
 }
 
 /// Why a connection ends.
-enum End {
+pub(crate) enum End {
     /// The peer closed it, or it was cut.
     Closed,
     /// What came is no request, or none that is served.
@@ -171,6 +172,7 @@ impl Connection {
     }
 
     fn report(&self, end: &End) {
+        figures::closed(&self.broker, end);
         match end {
             End::Closed => tracing::trace!(peer = %self.peer, "connection closed"),
             End::Refused(refusal) => self.complain(&refusal.to_string()),
@@ -192,6 +194,7 @@ impl Connection {
             size: *limits::READ_BYTES.start(),
             was_filled: false,
             held: None,
+            began: Instant::default(),
         };
         loop {
             self.unmuted().await;
@@ -352,9 +355,10 @@ impl Connection {
         for piece in pieces(chunks) {
             self.writing_since.set(Some(self.broker.io().now()));
             let written = self.stream.write(piece).await;
-            self.writing_since.set(None);
+            let began = self.writing_since.take().expect("set above");
             written?;
             self.active.set(self.broker.io().now());
+            self.broker.io().stats().stages.respond.record(self.active.get().since(began));
         }
         Ok(())
     }
@@ -402,6 +406,8 @@ struct Reader<'a> {
     was_filled: bool,
     /// Memory reserved for the frame that has begun.
     held: Option<Reservation>,
+    /// When its first bytes came.
+    began: Instant,
 }
 
 impl Reader<'_> {
@@ -417,12 +423,16 @@ impl Reader<'_> {
             let arrived = self.buffer.len() - PREFIX_BYTES;
             if arrived >= size {
                 self.hold(size, size).await?;
+                let last = connection.active.get();
+                let first = if connection.body.get().is_some() { self.began } else { last };
+                connection.broker.io().stats().stages.receive.record(last.since(first));
                 connection.body.set(None);
                 let frame = next_frame(&mut self.buffer, max).map_err(End::Frame)?.expect("it has arrived");
                 let held = self.held.take().expect("its memory was reserved");
                 return Ok((frame, held));
             }
             if connection.body.get().is_none() {
+                self.began = connection.active.get();
                 connection.body.set(Some(Body { size, arrived: 0, reading: Duration::ZERO, reading_since: None }));
             }
             let missing = size - arrived;
@@ -605,6 +615,11 @@ impl Connections {
 
     fn remove(&self, number: u64) {
         self.open.borrow_mut().remove(&number);
+    }
+
+    /// How many are open.
+    pub(crate) fn count(&self) -> usize {
+        self.open.borrow().len()
     }
 
     fn list(&self) -> Vec<Rc<Connection>> {

@@ -24,6 +24,7 @@ use engine::protocol::{
 use crate::authorizer::Client;
 use crate::broker::Broker;
 use crate::connection::Connection;
+use crate::figures;
 use crate::handlers::{self, produce};
 use crate::limits;
 
@@ -151,6 +152,8 @@ pub struct Call {
     spent: Cell<Duration>,
     /// Since when it has been at it, if it is.
     at_it_since: Cell<Option<Instant>>,
+    /// When its header was read.
+    began: Instant,
     correlation_id: i32,
     frame: Bytes,
     client_id: Bytes,
@@ -176,6 +179,7 @@ impl Call {
         let body = frame.len() - decoder.remaining().len();
         let correlation_id = header.correlation_id;
         let (throttle, spent, at_it_since) = Default::default();
+        let began = figures::request(&client, api_key, frame.len() + PREFIX_BYTES);
         Ok(Call {
             api_key,
             version,
@@ -183,6 +187,7 @@ impl Call {
             throttle,
             spent,
             at_it_since,
+            began,
             correlation_id,
             client_id,
             body,
@@ -240,7 +245,9 @@ impl Call {
         encoder.throttle(i32::try_from(throttle.as_millis()).unwrap_or(i32::MAX));
         ResponseHeader { correlation_id: self.correlation_id }.encode(&mut encoder, self.api_key, version);
         response.encode(&mut encoder, version);
-        Ok(Answer { chunks: encoder.finish()?, held: None, close: false, throttle })
+        let answer = Answer { chunks: encoder.finish()?, held: None, close: false, throttle };
+        figures::answer(&self.client, self.api_key, self.began, answer.bytes());
+        Ok(answer)
     }
 
     /// Whether there is memory to wait with for news of so many partitions, or for others. Then its frame holds no

@@ -76,6 +76,22 @@ pub const JANITOR_INTERVAL: Duration = Duration::from_secs(1);
 /// How often it is said that connections cannot be accepted.
 pub const COMPLAINTS_INTERVAL: Duration = Duration::from_secs(60);
 
+/// How often a core says that it is alive and shows its states: a watcher looks every few seconds, and an idle core
+/// should sleep.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a core may be silent before `/live` says that it hangs: no request may keep a core so long.
+pub const HEARTBEAT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The longest request to the metrics' port that is read, in bytes: what browsers send is some hundred.
+pub const METRICS_REQUEST_BYTES: usize = 8 << 10;
+
+/// Header lines of one that are read.
+pub const METRICS_HEADERS: usize = 64;
+
+/// How long such a request, and how long its answer, may take: one is served at a time, others wait meanwhile.
+pub const METRICS_PATIENCE: Duration = Duration::from_secs(2);
+
 /// How long the acceptor pauses when `max.connections` are open, or when accepting fails (for want of file
 /// descriptors, say).
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

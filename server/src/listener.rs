@@ -74,6 +74,7 @@ async fn accept(broker: Rc<Broker>, listener: Listener) {
                 // For want of descriptors or memory, say: those who connect wait in the kernel's queue.
                 complaints
                     .say(broker.io().now(), || format!("connections cannot be accepted now, new ones wait: {error}"));
+                broker.io().stats().connections.refused.resources.add(1);
                 broker.io().sleep(limits::ACCEPT_PAUSE).await;
             }
         }
@@ -102,6 +103,7 @@ impl Gate {
         let ip = peer.ip().to_canonical();
         let bound = quotas::connection_rate(&broker.image().quotas, ip);
         let Err(throttle) = self.rates.admit(broker.io().now(), self.windows, ip, bound) else { return Some(stream) };
+        broker.io().stats().connections.refused.rate.add(1);
         if self.held.get() < limits::HELD_CONNECTIONS {
             self.held.set(self.held.get() + 1);
             let (broker_of_task, held) = (broker.clone(), self.held.clone());
@@ -160,6 +162,7 @@ async fn wait_for_room(broker: &Broker, complaints: &mut Complaints) {
 fn deal(broker: &Broker, core: usize, stream: Stream, peer: SocketAddr) {
     let stream = stream.detach().expect("nobody else has the stream yet");
     broker.config.shared.connections.fetch_add(1, Ordering::Relaxed);
+    broker.io().stats().connections.accepted.add(1);
     broker.core.hand_over(core, stream, peer);
 }
 

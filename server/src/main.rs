@@ -10,6 +10,7 @@ use clap::Parser;
 use corelog::broker::{self, BrokerConfig, Shared};
 use corelog::config::{Cli, Settings, enough_memory};
 use corelog::cores::CorePlan;
+use corelog::metrics;
 use engine::controller::Settings as BrokerSettings;
 use engine::io::Io;
 use engine::io::mailbox::Mailbox;
@@ -54,6 +55,10 @@ fn run(settings: &Settings) -> Result<(), String> {
     let available: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
     let plan = CorePlan::new(&available, settings.cores.as_deref(), settings.metadata_cores.as_deref())?;
     let config = broker_config(settings, &plan)?;
+    if let Some(listener) = metrics::listen(settings.metrics)? {
+        metrics::serve(listener, config.clone(), &plan)
+            .map_err(|error| format!("There is no thread for metrics: {error}."))?;
+    }
     let mailboxes = node_mailboxes(&config.node).into_iter().map(Some).collect();
     let node = Arc::new(Node { config, plan: plan.clone(), mailboxes: Mutex::new(mailboxes) });
     let specs = core_specs(&plan, settings.spin);

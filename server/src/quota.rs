@@ -14,6 +14,7 @@ use engine::controller::BrokerValues;
 use engine::controller::quotas;
 use engine::io::Instant;
 use engine::shard::Core;
+use engine::stats::CoreStats;
 
 use crate::authorizer::Client;
 use crate::limits;
@@ -181,6 +182,11 @@ impl QuotaManager {
         let windows = Windows::new(values, "quota");
         let mutation_windows = Windows::new(values, "controller.quota");
         QuotaManager { core, accounts, windows, mutation_windows }
+    }
+
+    /// What the core counts.
+    pub fn stats(&self) -> &CoreStats {
+        self.core.io().stats()
     }
 
     /// The core's clock.

@@ -20,10 +20,12 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use crate::stats::CoreStats;
 use buffer::{BLOCK, Buffer};
 
 pub use pace::{BYTES_PER_COST, Pace, TURN};
@@ -83,7 +85,7 @@ pub struct DirEntry {
 
 /// A core's handle to the world. Cheap to clone; stays on its core.
 #[derive(Clone)]
-pub struct Io(Backend);
+pub struct Io(Backend, Arc<CoreStats>);
 
 #[derive(Clone)]
 enum Backend {
@@ -103,13 +105,13 @@ macro_rules! backend {
 
 impl From<uring::UringIo> for Io {
     fn from(io: uring::UringIo) -> Io {
-        Io(Backend::Uring(io))
+        Io(Backend::Uring(io), Arc::default())
     }
 }
 
 impl From<sim::SimIo> for Io {
     fn from(io: sim::SimIo) -> Io {
-        Io(Backend::Sim(io))
+        Io(Backend::Sim(io), Arc::default())
     }
 }
 
@@ -117,6 +119,11 @@ impl Io {
     /// This core's index among the cores that were started together, from 0.
     pub fn core(&self) -> usize {
         backend!(self, Backend, io => io.core())
+    }
+
+    /// What this core counts. Any thread may read it.
+    pub fn stats(&self) -> &Arc<CoreStats> {
+        &self.1
     }
 
     /// The monotonic clock. The only clock that the engine's decisions may use.

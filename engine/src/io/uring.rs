@@ -34,7 +34,12 @@ use timers::Timers;
 pub use super::ring::system::raise_descriptor_limit;
 pub use file::UringFile;
 pub use net::{DetachedUringStream, UringListener, UringStream};
-pub use start::{CoreSpec, StartError, run};
+pub use start::{CoreSpec, StartError, run, spawn_beside};
+
+/// The clock of [`super::Io::now`], for threads that are no core.
+pub fn now() -> Instant {
+    Instant(system::monotonic_ns())
+}
 
 /// What the tasks of one core share.
 struct Core {

@@ -90,6 +90,7 @@ pub(super) async fn drain_pieces(io: &Io, log: &SharedLog) -> io::Result<()> {
             leave_active(log, &error).await?;
             continue;
         }
+        count(io, &bytes);
         log.borrow_mut().on_drained(&bytes, piece.end_offset, write);
     }
 }
@@ -102,6 +103,12 @@ async fn leave_active(log: &SharedLog, why: &io::Error) -> io::Result<()> {
     file.sync().await?;
     log.borrow_mut().leave_segment(why);
     Ok(())
+}
+
+fn count(io: &Io, bytes: &[Bytes]) {
+    let stats = &io.stats().housekeeping;
+    stats.drains.add(1);
+    stats.drained_bytes.add(bytes.iter().map(Bytes::len).sum::<usize>() as u64);
 }
 
 /// Opens the unsealed segment that an earlier start left.

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use super::group::{Entry, FILE_GROUPS_START, FileHeader, Group, GroupBuilder, GroupPlace, Lineage};
 use crate::io::buffer::{BLOCK, Buffer};
 use crate::io::local::Bell;
-use crate::io::{Class, File, Io, OpenMode};
+use crate::io::{Class, File, Instant, Io, OpenMode};
 use crate::limits::{GROUP_BYTES, GROUPS_IN_FLIGHT, JOURNAL_FILES, SEAL_AFTER};
 
 /// The disk has failed under the log. Whoever sees it stops acknowledging; the process leaves and recovers
@@ -83,6 +83,8 @@ struct Current {
 struct Written {
     /// `None` for a file's header.
     group: Option<Group>,
+    /// When something was first appended to the group.
+    opened: Instant,
     done: bool,
 }
 
@@ -103,6 +105,8 @@ struct State {
     /// The number that names the next file made.
     next_name: u32,
     open: GroupBuilder,
+    /// When something was first appended to it.
+    opened: Instant,
     last_sequence: u64,
     last_crc: u32,
     last_entries: Vec<Entry>,
@@ -149,6 +153,7 @@ impl Journal {
             free: reusable,
             next_name,
             open: GroupBuilder::new(BLOCK),
+            opened: Instant::default(),
             last_sequence: start.last_sequence,
             last_crc: start.last_crc,
             last_entries: Vec::new(),
@@ -216,6 +221,10 @@ impl Journal {
     /// Adds an entry to the open group, with a copy of its payload that `patch` may change. There must be room.
     pub fn append(&self, entry: Entry, payload: &[u8], patch: impl FnOnce(&mut [u8])) {
         let mut state = self.state.borrow_mut();
+        if state.open.is_empty() {
+            state.opened = self.io.now();
+        }
+        self.io.stats().journal.appended_bytes.add(payload.len() as u64);
         state.open.push(entry, payload, patch);
         state.appended_bytes += payload.len() as u64;
         drop(state);
@@ -378,7 +387,7 @@ impl Journal {
         state.sealed = group.entries.is_empty();
         let (file, bytes) = (current.file.clone(), group.bytes.clone());
         let ticket = state.first_in_flight + state.in_flight.len() as u64;
-        state.in_flight.push_back(Written { group: Some(group), done: false });
+        state.in_flight.push_back(Written { group: Some(group), opened: state.opened, done: false });
         (file, position, bytes, ticket)
     }
 
@@ -401,7 +410,7 @@ impl Journal {
             state.full.push_back((full.lineage.file_sequence, full.file));
         }
         let ticket = state.first_in_flight + state.in_flight.len() as u64;
-        state.in_flight.push_back(Written { group: None, done: false });
+        state.in_flight.push_back(Written { group: None, opened: state.opened, done: false });
         (file, header.encode(), ticket)
     }
 
@@ -410,6 +419,7 @@ impl Journal {
         self.io.spawn(Class::Foreground, async move {
             // Until a start has taken over what it found, it serves nobody.
             let is_start = planted!(ServeBeforeRecoveryFlush) && journal.state.borrow().unbounded;
+            let (began, written) = (journal.io.now(), bytes.len());
             let mut result = match planted!(WriteWithoutFlush) || is_start {
                 true => file.write_at(position, bytes.clone()).await,
                 false => file.write_durable_at(position, bytes.clone()).await,
@@ -418,7 +428,12 @@ impl Journal {
                 result = file.sync().await;
             }
             match result {
-                Ok(()) => journal.complete(ticket),
+                Ok(()) => {
+                    let stats = &journal.io.stats().journal;
+                    stats.flush.record(journal.io.now().since(began));
+                    stats.written_bytes.add(written as u64);
+                    journal.complete(ticket);
+                }
                 Err(error) => journal.failure.set(format!("a write of the journal failed: {error}")),
             }
         });
@@ -440,6 +455,7 @@ impl Journal {
             let written = state.in_flight.pop_front().expect("there is a front");
             state.first_in_flight += 1;
             if let Some(group) = written.group {
+                self.count_durable(&group, written.opened);
                 state.synced_up_to = group.place.sequence;
                 let file_sequence = group.place.lineage.file_sequence;
                 state.durable.push_back(DurableGroup { group, file_sequence });
@@ -447,6 +463,14 @@ impl Journal {
         }
         self.durable_bell.ring();
         self.work_bell.ring();
+    }
+
+    /// Seals are no flush that anyone waits for.
+    fn count_durable(&self, group: &Group, opened: Instant) {
+        if !group.entries.is_empty() {
+            self.io.stats().stages.flush.record(self.io.now().since(opened));
+            self.io.stats().journal.groups.add(1);
+        }
     }
 
     /// Writes one empty group when the journal has been idle for a while: the last synced group with nothing

@@ -313,8 +313,11 @@ impl Shard {
     /// a replay then needs.
     pub(super) async fn write_checkpoint(self: &Rc<Shard>, replay_from: u64) -> io::Result<()> {
         let mut checkpoint = self.checkpoint.borrow_mut().take().expect("one checkpoint is written at a time");
+        let began = self.io.now();
         let result = self.write_checkpoint_to(&mut checkpoint, replay_from).await;
-        if result.is_err() {
+        if result.is_ok() {
+            self.io.stats().housekeeping.checkpoints.record(self.io.now().since(began));
+        } else {
             // What the logs think is written down may not be: the next one holds them all, in files of its own.
             checkpoint.begin_anew();
         }

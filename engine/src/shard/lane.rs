@@ -17,7 +17,7 @@ use super::node::ReplyTo;
 use super::partition::Rules;
 use super::{Appended, Shard};
 use crate::io::local::Bell;
-use crate::io::{BYTES_PER_COST, Io, Pace, TURN};
+use crate::io::{BYTES_PER_COST, Instant, Io, Pace, TURN};
 use crate::log::PartitionId;
 use crate::protocol::{ErrorCode, Uuid};
 use crate::record::{Rejected, Scratch, Validated, Verdict, validate_in_turns};
@@ -28,13 +28,15 @@ pub(super) struct Gathering {
     reply: Cell<Option<ReplyTo>>,
     results: RefCell<Vec<Option<Appended>>>,
     left: Cell<usize>,
+    /// When its turn began.
+    begun: Instant,
 }
 
 impl Gathering {
-    fn new(produce: Produce, reply: ReplyTo) -> Rc<Gathering> {
+    fn new(produce: Produce, reply: ReplyTo, begun: Instant) -> Rc<Gathering> {
         let left = Cell::new(produce.parts.len());
         let results = RefCell::new(produce.parts.iter().map(|_| None).collect());
-        Rc::new(Gathering { produce, reply: Cell::new(Some(reply)), results, left })
+        Rc::new(Gathering { produce, reply: Cell::new(Some(reply)), results, left, begun })
     }
 }
 
@@ -117,8 +119,8 @@ impl Shard {
     pub(super) async fn append_produces(self: &Rc<Shard>) {
         let pace = Pace::new(&self.io);
         loop {
-            let (produce, reply) = self.produce_bell.until(|| self.produces.borrow_mut().pop_front()).await;
-            let of = Gathering::new(produce, reply);
+            let (produce, reply, came) = self.produce_bell.until(|| self.produces.borrow_mut().pop_front()).await;
+            let of = Gathering::new(produce, reply, self.count_wait(came));
             if of.produce.parts.is_empty() {
                 self.answer_if_whole(&of);
             }
@@ -242,7 +244,8 @@ impl Shard {
             return;
         }
         let all = of.results.take().into_iter().map(|result| result.expect("none is left"));
-        let (results, ends) = all.unzip();
+        let (results, ends): (Vec<Produced>, Vec<_>) = all.unzip();
+        self.count_append(of.begun, &results);
         let reply = of.reply.take().expect("a request is whole once");
         self.answer_when_durable(&of.produce, results, ends, reply);
     }

@@ -6,6 +6,7 @@
 
 mod coordinator;
 mod delete_records;
+mod figures;
 pub mod housekeeping;
 mod identity;
 mod lane;
@@ -44,6 +45,7 @@ use crate::log::tail_cache::TailCache;
 use crate::log::{Log, PartitionId};
 use crate::protocol::ErrorCode;
 use crate::record::{Scratch, Validated, batches};
+use crate::stats::Unflushed;
 
 use coordinator::Coordinators;
 use lane::Lane;
@@ -75,7 +77,8 @@ pub struct Shard {
     failure: DiskFailure,
     largest_batch: usize,
     partitions: RefCell<BTreeMap<PartitionId, Partition>>,
-    produces: RefCell<VecDeque<(Produce, ReplyTo)>>,
+    /// Each with when it came.
+    produces: RefCell<VecDeque<(Produce, ReplyTo, Instant)>>,
     produce_bell: Bell,
     lane: Lane,
     applies: RefCell<VecDeque<(Arc<MetadataImage>, ReplyTo)>>,
@@ -119,6 +122,8 @@ pub struct Shard {
     extent_bytes: Cell<u64>,
     /// Logs with batches on their way past the journal.
     direct_writers: Cell<usize>,
+    /// What is acknowledged and not durable.
+    unflushed: RefCell<Unflushed<PartitionId>>,
 }
 
 /// What this shard asks of others, on its way to the mailbox.
@@ -209,6 +214,7 @@ impl Shard {
             most_extent_bytes: start.most_extent_bytes,
             extent_bytes: Cell::new(0),
             direct_writers: Cell::new(0),
+            unflushed: RefCell::default(),
         })
     }
 
@@ -261,7 +267,7 @@ impl Shard {
     pub fn handle(self: &Rc<Shard>, request: Request, reply: ReplyTo) {
         match request {
             Request::Produce(produce) => {
-                self.produces.borrow_mut().push_back((produce, reply));
+                self.produces.borrow_mut().push_back((produce, reply, self.io.now()));
                 self.produce_bell.ring();
             }
             Request::Read(read) => {
@@ -369,7 +375,11 @@ impl Shard {
         }
         match partition.append(&self.journal, &batch, part.guard) {
             Outcome::Answered(result) => (result, None),
-            Outcome::Appended(_, result) if produce.acks == 0 || partition.is_relaxed() => (result, None),
+            Outcome::Appended(_, result) if produce.acks == 0 => (result, None),
+            Outcome::Appended(end, result) if partition.is_relaxed() => {
+                self.count_unflushed(part.id, partition.log.borrow().durable_end_offset(), end);
+                (result, None)
+            }
             Outcome::Appended(end, result) => (result, Some((part.id, end))),
         }
     }
@@ -525,6 +535,7 @@ impl Shard {
             for id in touched {
                 if let Some(partition) = partitions.get_mut(&id) {
                     partition.on_durable();
+                    self.count_durable(id, partition.log.borrow().durable_end_offset());
                     self.coordinators.settle(id, partition.log.borrow().durable_end_offset());
                 }
             }
@@ -541,7 +552,9 @@ impl Shard {
     /// Lets tails go that are more than the cache may hold, looking at `most` buffers.
     fn evict(&self, most: usize) {
         let partitions = self.partitions.borrow();
-        self.cache.borrow_mut().evict(most, |id| partitions.get(&id).map(|partition| partition.log.clone()));
+        let evicted =
+            self.cache.borrow_mut().evict(most, |id| partitions.get(&id).map(|partition| partition.log.clone()));
+        self.io.stats().housekeeping.evicted_bytes.add(evicted as u64);
     }
 
     async fn wait_for_news(&self, wait: Await, pending: &Rc<PendingAwait>) {

@@ -23,7 +23,7 @@ use super::message::{Reply, Request, owner};
 use super::purgatory::Asker;
 use super::quorum::Quorum;
 use super::{Shard, ShardStart, partition_dir, remove_dir_with_files, remove_partition_dir};
-use crate::accounts::Accounts;
+use crate::accounts::{self, Accounts};
 use crate::controller::{ControllerReply, ControllerRequest, MetadataImage, Settings};
 use crate::io::buffer::bound_pool;
 use crate::io::local::{self, Bell};
@@ -268,6 +268,16 @@ impl Core {
     /// The core's memory by its use; its shard has the same.
     pub fn accounts(&self) -> &Accounts {
         &self.0.accounts
+    }
+
+    /// Shows the states of this core's shard among what it counts; the metadata core has none.
+    pub fn publish_figures(&self) {
+        for (class, gauge) in accounts::Class::ALL.iter().zip(&self.0.io.stats().accounts) {
+            gauge.set(self.0.accounts.used(*class) as i64);
+        }
+        if let Some(shard) = self.0.shard.borrow().as_ref() {
+            shard.publish_figures();
+        }
     }
 
     /// Completes when the disk has failed under this core: the process must leave.

@@ -53,6 +53,7 @@ impl Shard {
     fn take_away(&self, id: PartitionId) -> Option<(PartitionId, SharedLog)> {
         let mut partition = self.partitions.borrow_mut().remove(&id)?;
         partition.close(ErrorCode::UnknownTopicOrPartition);
+        self.count_gone(id);
         self.coordinators.close(id);
         self.shares.close(id);
         let log = partition.log.clone();

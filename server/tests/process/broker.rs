@@ -79,7 +79,10 @@ impl Broker {
     /// Starts a broker under the rules of `CORELOG_FAULT`, or says how it ended before it listened.
     pub(crate) fn start(folder: &Folder, faults: &str) -> Result<Broker, Ended> {
         let mut command = command(folder);
-        Broker::spawn(folder, command.args(["--listen", "127.0.0.1:0"]).env("CORELOG_FAULT", faults))
+        Broker::spawn(
+            folder,
+            command.args(["--listen", "127.0.0.1:0", "--metrics", "off"]).env("CORELOG_FAULT", faults),
+        )
     }
 
     pub(crate) fn spawn(folder: &Folder, command: &mut Command) -> Result<Broker, Ended> {

@@ -45,6 +45,12 @@ pub fn raise_descriptor_limit() -> Option<usize> {
     (limit.rlim_cur != libc::RLIM_INFINITY).then(|| usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX))
 }
 
+/// Has this thread run after those of usual priority. Where it may not be lowered it runs as they do.
+pub(in crate::io) fn lower_priority() {
+    // SAFETY: the call takes no memory; on Linux 0 names the calling thread alone.
+    let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) };
+}
+
 /// Random numbers from the kernel.
 pub(in crate::io) fn random() -> [u64; 32] {
     let mut numbers = [0u64; 32];

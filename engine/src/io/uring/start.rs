@@ -165,6 +165,23 @@ where
     system::with_signals_blocked(|| std::thread::Builder::new().name(name).spawn(body))
 }
 
+/// Runs `body` on a thread of its own beside the cores: pinned to `processor` if one is named, and after the cores where
+/// both want to run.
+///
+/// # Errors
+/// If the system has no thread for it.
+pub fn spawn_beside(name: &str, processor: Option<usize>, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let body = move || {
+        if let Some(id) = processor {
+            // Elsewhere it is as well off: it only sleeps and reads.
+            core_affinity::set_for_current(core_affinity::CoreId { id });
+        }
+        system::lower_priority();
+        body();
+    };
+    system::with_signals_blocked(|| std::thread::Builder::new().name(name.to_owned()).spawn(body)).map(drop)
+}
+
 thread_local! {
     static ABORTS_ON_PANIC: Cell<bool> = const { Cell::new(false) };
 }

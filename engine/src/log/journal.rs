@@ -116,7 +116,6 @@ struct State {
     /// Position of `in_flight`'s front among all writes ever begun.
     first_in_flight: u64,
     durable: VecDeque<DurableGroup>,
-    appended_bytes: u64,
 }
 
 /// The journal. Clones share it.
@@ -162,7 +161,6 @@ impl Journal {
             in_flight: VecDeque::new(),
             first_in_flight: 0,
             durable: VecDeque::new(),
-            appended_bytes: 0,
         };
         Journal {
             io,
@@ -226,7 +224,6 @@ impl Journal {
         }
         self.io.stats().journal.appended_bytes.add(payload.len() as u64);
         state.open.push(entry, payload, patch);
-        state.appended_bytes += payload.len() as u64;
         drop(state);
         self.work_bell.ring();
     }
@@ -292,11 +289,6 @@ impl Journal {
         let in_flight = state.in_flight.iter().filter_map(|written| written.group.as_ref());
         let durable = state.durable.iter().map(|durable| &durable.group);
         in_flight.chain(durable).map(|group| group.place.lineage.file_sequence).min()
-    }
-
-    /// Bytes appended since the start.
-    pub fn appended_bytes(&self) -> u64 {
-        self.state.borrow().appended_bytes
     }
 
     /// Gives back the files before `file_sequence`. The caller has made durable, elsewhere, all that is

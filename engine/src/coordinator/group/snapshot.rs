@@ -3,6 +3,7 @@
 //! Groups come first, by id, a large one member by member; offsets follow. Invariant: what is written of a group is
 //! what its records in the log say, not what it is about to become.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use super::{Group, GroupCoordinator};
@@ -21,6 +22,17 @@ pub(super) enum Place {
     Group(String),
     /// All groups.
     Groups,
+}
+
+/// Ids after `after` of members, and of those that have left and whose target assignment the log still has.
+pub(super) fn ids_after<'a, M, T>(
+    members: &'a BTreeMap<String, M>,
+    targets: &'a BTreeMap<String, T>,
+    after: Option<&str>,
+) -> BTreeSet<&'a str> {
+    let from = || (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+    let members = members.range::<str, _>(from()).map(|(id, _)| id.as_str());
+    members.chain(targets.range::<str, _>(from()).map(|(id, _)| id.as_str())).collect()
 }
 
 impl GroupCoordinator {

@@ -3,13 +3,13 @@
 //! Invariant: what is decided and what is replayed goes through [`ConsumerGroup::apply`] alike.
 
 use std::collections::BTreeSet;
-use std::ops::Bound;
 
 use bytes::Bytes;
 
 use super::expressions::Expression;
 use super::{Assignment, ClassicMetadata, ConsumerGroup, Current, MemberState, Metadata};
 use crate::coordinator::group::Client;
+use crate::coordinator::group::snapshot::ids_after;
 use crate::coordinator::passes::Piece;
 use crate::coordinator::{Record, Step};
 use crate::protocol::data::consumer_group_current_member_assignment_value::{
@@ -351,12 +351,8 @@ impl ConsumerGroup {
                 push(piece, Change::Regex(regex.clone(), expression.topics.clone(), now_ms));
             }
         }
-        let from = || (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
-        let members = self.members.range::<str, _>(from()).map(|(id, _)| id.as_str());
-        let targets = self.targets.range::<str, _>(from()).map(|(id, _)| id.as_str());
-        let ids: BTreeSet<&str> = members.chain(targets).collect();
         let mut last = after;
-        for id in ids {
+        for id in ids_after(&self.members, &self.targets, after) {
             if piece.is_full() {
                 return Some(last.unwrap_or_default().to_owned());
             }

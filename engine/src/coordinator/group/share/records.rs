@@ -5,7 +5,6 @@
 //! [`ShareGroup::apply`]: super::ShareGroup::apply
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
 
 use bytes::Bytes;
 
@@ -14,6 +13,7 @@ use super::{Current, Metadata, ShareGroup};
 use crate::coordinator::group::Client;
 use crate::coordinator::group::assignor::Assignment;
 use crate::coordinator::group::consumer::records::{FITS, assignment, value};
+use crate::coordinator::group::snapshot::ids_after;
 use crate::coordinator::passes::Piece;
 use crate::coordinator::{Record, Step};
 use crate::protocol::data::share_group_current_member_assignment_value::{
@@ -287,12 +287,8 @@ impl ShareGroup {
                 push(piece, Change::Partitions(partitions.clone()));
             }
         }
-        let from = || (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
-        let members = self.members.range::<str, _>(from()).map(|(id, _)| id.as_str());
-        let targets = self.targets.range::<str, _>(from()).map(|(id, _)| id.as_str());
-        let ids: BTreeSet<&str> = members.chain(targets).collect();
         let mut last = after;
-        for id in ids {
+        for id in ids_after(&self.members, &self.targets, after) {
             if piece.is_full() {
                 return Some(last.unwrap_or_default().to_owned());
             }
